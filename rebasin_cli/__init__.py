@@ -15,79 +15,58 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rebasin_cli.api.applying import apply
-    from rebasin_cli.api.judging import BarrierCurves, barrier
-    from rebasin_cli.api.lineage import related
-    from rebasin_cli.api.linear_maps import LinearMaps, load_maps
-    from rebasin_cli.api.mixtures import lerp, merge
-    from rebasin_cli.api.pairs import PairMatching, align, match, verify
-    from rebasin_cli.api.rotations import fold, rotate
-    from rebasin_cli.api.saving import open, save
-    from rebasin_cli.api.specs import load_spec, trace
-    from rebasin_cli.api.widths import widen
-    from rebasin_cli.checkpoint.reader import Checkpoint
-    from rebasin_cli.errors import RebasinError, RebasinWarning
-    from rebasin_cli.spec.binding.bound import BoundSpec
-    from rebasin_cli.spec.language.model import Spec
-    from rebasin_cli.tracer.model_trace import Trace
+    from rebasin_cli.api.applying import apply as apply
+    from rebasin_cli.api.judging import BarrierCurves as BarrierCurves
+    from rebasin_cli.api.judging import barrier as barrier
+    from rebasin_cli.api.lineage import related as related
+    from rebasin_cli.api.linear_maps import LinearMaps as LinearMaps
+    from rebasin_cli.api.linear_maps import load_maps as load_maps
+    from rebasin_cli.api.mixtures import lerp as lerp
+    from rebasin_cli.api.mixtures import merge as merge
+    from rebasin_cli.api.pairs import PairMatching as PairMatching
+    from rebasin_cli.api.pairs import align as align
+    from rebasin_cli.api.pairs import match as match
+    from rebasin_cli.api.pairs import verify as verify
+    from rebasin_cli.api.rotations import fold as fold
+    from rebasin_cli.api.rotations import rotate as rotate
+    from rebasin_cli.api.saving import open as open
+    from rebasin_cli.api.saving import save as save
+    from rebasin_cli.api.specs import load_spec as load_spec
+    from rebasin_cli.api.specs import trace as trace
+    from rebasin_cli.api.widths import widen as widen
+    from rebasin_cli.checkpoint.reader import Checkpoint as Checkpoint
+    from rebasin_cli.errors import RebasinError as RebasinError
+    from rebasin_cli.errors import RebasinWarning as RebasinWarning
+    from rebasin_cli.spec.binding.bound import BoundSpec as BoundSpec
+    from rebasin_cli.spec.language.model import Spec as Spec
+    from rebasin_cli.tracer.model_trace import Trace as Trace
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "BarrierCurves",
-    "BoundSpec",
-    "Checkpoint",
-    "LinearMaps",
-    "PairMatching",
-    "RebasinError",
-    "RebasinWarning",
-    "Spec",
-    "Trace",
-    "align",
-    "apply",
-    "barrier",
-    "fold",
-    "lerp",
-    "load_maps",
-    "load_spec",
-    "match",
-    "merge",
-    "open",
-    "related",
-    "rotate",
-    "save",
-    "trace",
-    "verify",
-    "widen",
-]
-
-_HOMES = {
-    "BarrierCurves": "rebasin_cli.api.judging",
-    "BoundSpec": "rebasin_cli.spec.binding.bound",
-    "Checkpoint": "rebasin_cli.checkpoint.reader",
-    "LinearMaps": "rebasin_cli.api.linear_maps",
-    "PairMatching": "rebasin_cli.api.pairs",
-    "RebasinError": "rebasin_cli.errors",
-    "RebasinWarning": "rebasin_cli.errors",
-    "Spec": "rebasin_cli.spec.language.model",
-    "Trace": "rebasin_cli.tracer.model_trace",
-    "align": "rebasin_cli.api.pairs",
-    "apply": "rebasin_cli.api.applying",
-    "barrier": "rebasin_cli.api.judging",
-    "fold": "rebasin_cli.api.rotations",
-    "lerp": "rebasin_cli.api.mixtures",
-    "load_maps": "rebasin_cli.api.linear_maps",
-    "load_spec": "rebasin_cli.api.specs",
-    "match": "rebasin_cli.api.pairs",
-    "merge": "rebasin_cli.api.mixtures",
-    "open": "rebasin_cli.api.saving",
-    "related": "rebasin_cli.api.lineage",
-    "rotate": "rebasin_cli.api.rotations",
-    "save": "rebasin_cli.api.saving",
-    "trace": "rebasin_cli.api.specs",
-    "verify": "rebasin_cli.api.pairs",
-    "widen": "rebasin_cli.api.widths",
+# The public names, by the module of the package that has them.
+_NAMES = {
+    "api.applying": ("apply",),
+    "api.judging": ("BarrierCurves", "barrier"),
+    "api.lineage": ("related",),
+    "api.linear_maps": ("LinearMaps", "load_maps"),
+    "api.mixtures": ("lerp", "merge"),
+    "api.pairs": ("PairMatching", "align", "match", "verify"),
+    "api.rotations": ("fold", "rotate"),
+    "api.saving": ("open", "save"),
+    "api.specs": ("load_spec", "trace"),
+    "api.widths": ("widen",),
+    "checkpoint.reader": ("Checkpoint",),
+    "errors": ("RebasinError", "RebasinWarning"),
+    "spec.binding.bound": ("BoundSpec",),
+    "spec.language.model": ("Spec",),
+    "tracer.model_trace": ("Trace",),
 }
+_HOMES = {
+    name: f"rebasin_cli.{module}"
+    for name, module in sorted((name, home) for home, names in _NAMES.items() for name in names)
+}
+
+__all__ = list(_HOMES)
 
 
 if not TYPE_CHECKING:  # to type checkers, any name would be there

@@ -12,18 +12,20 @@
 
 A bug is any other exception: the command line prints its traceback and exits with 70.
 
-Texts call options as the command line does, `--max-memory 8GB`. Errors that leave a verb of the
-library, and warnings in Python, call them as it does, `max_memory='8GB'`: see `in_python`.
+Texts name options as the command line does: `--max-memory 8GB`. Errors that leave a verb of the
+library, and warnings that Python shows, name them as its keywords: `max_memory='8GB'`. See
+`option_spelling.in_python`.
 """
 
 from __future__ import annotations
 
 import difflib
 import errno
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
+
+from rebasin_cli.option_spelling import in_python
 
 NamedT = TypeVar("NamedT")
 
@@ -39,73 +41,6 @@ _HINTS = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENAMETOOLONG: "name a shorter one",
 }
-
-# Options that the library has as keywords: with values, and those that are given or not.
-_VALUES = (
-    "at base batches buffers combine data density device dtype effort evaluate format input "
-    "input-shape jobs key loss max-memory method mode model only order outputs pass-through "
-    "permute-buffer ref rename restarts scale seed set skip spec start steps strategy sync-method "
-    "to weights width"
-)
-_SWITCHES = (
-    "align dequantize drop-rest fast force free-outputs ignore-classes in-place inverse "
-    "keep-unknown strict widen"
-)
-_RENAMED = {"set": "sizes", "permute-buffer": "buffers", "input": "inputs", "input-shape": "inputs"}
-_TABLES = {"sizes", "to"}  # NAME=N is an entry of a dict
-# Values that are words, which what follows an option in a sentence is not.
-_WORDS = (
-    "activations auto cca cpu cuda dare dare-ties frank-wolfe keep least-squares many mean "
-    "model-stock none orthogonal pt quick reset safetensors sinkhorn slerp-n sync task-arithmetic "
-    "ties untie weights zipit"
-)
-_OPTION = re.compile(
-    r"(?P<command>rebasin [a-z][^`;,\n]*|`rebasin [^`]*`)"  # of a shell
-    r"|(?<![\w/-])--(?P<no>no-)?(?P<name>[a-z-]+)"
-    rf"(?: (?P<value>'[^']*'|(?:{_WORDS.replace(' ', '|')})\b|\S*?[A-Z0-9=./|]\S*?)"
-    r"(?=[:;,)]*(?:\s|$)))?"
-)
-_REPEATED = re.compile(r"\b(\w+)=('[^']*')((?: \1='[^']*')+)")  # an option that is given again
-_BESIDE = re.compile(r"(?<=['\]]) (?=[a-z_]+=)")  # two options, side by side
-
-
-def in_python(text: str) -> str:
-    """Return a text that calls options as the library does; commands of a shell stay."""
-    called = _REPEATED.sub(_several, _OPTION.sub(_keyword, text))
-    return _BESIDE.sub(", ", called)
-
-
-def _several(found: re.Match[str]) -> str:
-    more = found[3].replace(f" {found[1]}=", ", ")
-    return f"{found[1]}=[{found[2]}{more}]"
-
-
-def _keyword(found: re.Match[str]) -> str:
-    name, value = found["name"], found["value"]
-    if found["command"]:
-        return found[0]
-    if name in _SWITCHES.split():
-        told = f"{name.replace('-', '_')}={not found['no']}"
-        return f"{told} {value}" if value else told
-    if found["no"] or name not in _VALUES.split():
-        return f"`{found[0]}` of the command line"
-    word = _RENAMED.get(name, name.replace("-", "_"))
-    return f"{word}=" if value is None else f"{word}={_value(name, word, value)}"
-
-
-def _value(name: str, word: str, value: str) -> str:
-    """Return a value as Python writes it; what stands for one, as GLOB, stays."""
-    if name == "input-shape":
-        return f"torch.rand({value.replace(',', ', ')})"
-    if name == "input":
-        return "tensors"
-    if word in _TABLES:
-        size, _, number = value.strip("'").rpartition("=")
-        return f"{{{size!r}: {number}}}"
-    if re.fullmatch(r"[-\d.]+(,[-\d.]+)+", value):
-        return f"[{value.replace(',', ', ')}]"
-    plain = value[0] == "'" or re.fullmatch(r"[A-Z]+|[-\d.]+", value)
-    return value if plain else repr(value)
 
 
 @dataclass(frozen=True)
@@ -124,7 +59,7 @@ class Problem:
     hint: str = ""
 
     def in_python(self) -> Problem:
-        """Return it with options called as the library does."""
+        """Return the problem with its options spelled as keywords of the library."""
         return replace(self, what=in_python(self.what), hint=in_python(self.hint))
 
     def __str__(self) -> str:
@@ -150,7 +85,7 @@ class RebasinError(Exception):
         super().__init__("\n".join(map(str, self.problems)))
 
     def tell_in_python(self) -> None:
-        """Call options as the library does, in the text that a person reads."""
+        """Spell options as keywords of the library in the text that a person reads: `str()`."""
         self.args = ("\n".join(str(problem.in_python()) for problem in self.problems),)
 
 

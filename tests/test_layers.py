@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).parents[1] / "rebasin_cli"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Lowest first; the units of one line do not know each other.
 FLOORS = [
-    "__init__ errors json_text progress wording",
+    "__init__ option_spelling json_text progress wording",
+    "errors",
     "tensors",
     "permutation merging models checkpoint",
     "permuted",

@@ -85,7 +85,7 @@ def goals(known: Mapping[str, LayerStatistics], weights: Sequence[float]) -> dic
     return {name: statistics.goal(shares) for name, statistics in known.items()}
 
 
-def flat(known: Mapping[str, LayerStatistics]) -> dict[str, Tensor]:
+def layer_tensors(known: Mapping[str, LayerStatistics]) -> dict[str, Tensor]:
     """Return tensors by name: `layer.NAME.mean.0`, and for a pair `layer.NAME.covariance.0.1`.
 
     Where that is not known: `layer.NAME.correlation.0.1`.
@@ -104,7 +104,7 @@ def flat(known: Mapping[str, LayerStatistics]) -> dict[str, Tensor]:
 
 
 def from_flat(tensors: Mapping[str, Tensor]) -> dict[str, LayerStatistics]:
-    """Return what `flat` was given; tensors with other names are left out.
+    """Return what `layer_tensors` was given; tensors with other names are left out.
 
     Raises CheckpointError where tensors of a layer are missing.
     """
@@ -114,7 +114,7 @@ def from_flat(tensors: Mapping[str, Tensor]) -> dict[str, LayerStatistics]:
         if found:
             own = layers.setdefault(found.layer, {})
             own[f"{found.kind}.{'.'.join(map(str, found.models))}"] = tensor.to(torch.float64)
-    return {layer: _assembled(layer, own) for layer, own in layers.items()}
+    return {layer: _statistics_of_layer(layer, own) for layer, own in layers.items()}
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def layer_tensor(name: str) -> LayerTensor | None:
     return LayerTensor(found["layer"], found["kind"], tuple(map(int, found["which"].split("."))))
 
 
-def _assembled(layer: str, own: Mapping[str, Tensor]) -> LayerStatistics:
+def _statistics_of_layer(layer: str, own: Mapping[str, Tensor]) -> LayerStatistics:
     models = range(1 + max(int(number) for key in own for number in key.split(".")[1:]))
     pairs = list(combinations(models, 2))
     try:

@@ -50,17 +50,17 @@ def _layer_statistics(
     with keep_undisturbed(models):
         sites = find_correctable(models[0], first_of(batches)).corrected
         if together:
-            return _together(models, sites, batches, room)
-        apart = [_alone(model, sites, batches) for model in models]
+            return _measure_together(models, sites, batches, room)
+        apart = [_measure_one(model, sites, batches) for model in models]
     return {site.name: _statistics([own[site.name] for own in apart], None) for site in sites}
 
 
 def measure_layer(site: CorrectableLayer, model: nn.Module, batches: Batches) -> Moments:
     """Return the moments of one layer; each pass ends as soon as the layer was reached."""
-    return pass_with_room([model], batches, partial(_measured, site, model))
+    return pass_with_room([model], batches, partial(_measure_in_passes, site, model))
 
 
-def _measured(site: CorrectableLayer, model: nn.Module, batches: Batches) -> Moments:
+def _measure_in_passes(site: CorrectableLayer, model: nn.Module, batches: Batches) -> Moments:
     found: Totals = {}
     calls = 0
 
@@ -99,21 +99,23 @@ def keep_undisturbed(models: Sequence[nn.Module]) -> Iterator[None]:
         yield
 
 
-def _same(model: nn.Module, *sites: CorrectableLayer) -> list[CorrectableLayer]:
+def _sites_in(model: nn.Module, *sites: CorrectableLayer) -> list[CorrectableLayer]:
     """Return the sites of one model in another of its class."""
     modules = dict(model.named_modules())
     return [site.moved(modules[site.name]) for site in sites]
 
 
-def _alone(model: nn.Module, sites: Sequence[CorrectableLayer], batches: Batches) -> Totals:
+def _measure_one(model: nn.Module, sites: Sequence[CorrectableLayer], batches: Batches) -> Totals:
     found: Totals = {}
-    with watch_layers(_same(model, *sites), lambda name, rows: join(found, name, moments(rows))):
+    with watch_layers(
+        _sites_in(model, *sites), lambda name, rows: join(found, name, moments(rows))
+    ):
         for batch in batches:
             call_model(model, batch)
     return found
 
 
-def _together(
+def _measure_together(
     models: Sequence[nn.Module], sites: Sequence[CorrectableLayer], batches: Batches, room: int
 ) -> dict[str, LayerStatistics]:
     pairs = list(combinations(range(len(models)), 2))
@@ -121,7 +123,7 @@ def _together(
     sums: list[Totals] = [{} for _ in pairs]
     crossed: list[dict[str, CrossMoments]] = [{} for _ in pairs]
     for batch in batches:
-        seen = [_outputs(_same(model, *sites), model, batch) for model in models]
+        seen = [_outputs(_sites_in(model, *sites), model, batch) for model in models]
         whole = _narrowest({n: rows[0].shape[1] for n, rows in seen[0].items()}, len(pairs), room)
         for name in seen[0]:
             rows = [torch.cat(one[name]).double() for one in seen]

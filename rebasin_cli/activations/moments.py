@@ -85,13 +85,13 @@ class CrossMoments:
 
 def moments(samples: Tensor) -> Moments:
     """Return the moments of samples of shape (count, n)."""
-    mean, rest = _centred(samples)
+    mean, rest = _mean_and_deviations(samples)
     return Moments(len(samples), mean, rest.square().sum(0))
 
 
 def cross_moments(a: Tensor, b: Tensor) -> CrossMoments:
     """Return the moments of two models' samples: (count, n of a) and (count, n of b)."""
-    (mean_a, rest_a), (mean_b, rest_b) = _centred(a), _centred(b)
+    (mean_a, rest_a), (mean_b, rest_b) = _mean_and_deviations(a), _mean_and_deviations(b)
     return CrossMoments(
         Moments(len(a), mean_a, rest_a.square().sum(0)),
         Moments(len(b), mean_b, rest_b.square().sum(0)),
@@ -99,7 +99,7 @@ def cross_moments(a: Tensor, b: Tensor) -> CrossMoments:
     )
 
 
-def _centred(samples: Tensor) -> tuple[Tensor, Tensor]:
+def _mean_and_deviations(samples: Tensor) -> tuple[Tensor, Tensor]:
     wide = in_float64(samples)
     mean = wide.mean(0)
     return mean, wide - mean

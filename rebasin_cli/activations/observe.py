@@ -84,7 +84,7 @@ def check_unit_room(points: Sequence[Point], bound: BoundSpec, machine: Machine)
 
 
 def _groups(bound: BoundSpec) -> BoundGroups:
-    """Return the groups that may move, and those that others lie inside of."""
+    """Return the groups that may move, and the parents of others."""
     return {name: group for name, group in bound.groups.items() if name not in bound.idle}
 
 

@@ -21,11 +21,12 @@ from rebasin_cli.activations.moments import Moments
 from rebasin_cli.activations.units import UnitDims, UnitMoments
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rebasin_cli.errors import CheckpointError
+from rebasin_cli.files.saved.permutation_file import SPEC
 from rebasin_cli.json_text import read_json
 from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.spec.language.parse import parse
 
-KEY, SPEC = "rebasin.statistics", "rebasin.spec"
+KEY = "rebasin.statistics"
 VERSION = 1
 SIDES = "ab"
 _MOST = 1 << 31  # units of a layer
@@ -127,7 +128,7 @@ def statistics_in(file: Checkpoint) -> Statistics:
             layers=_layers(record["layers"]) if "layers" in record else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise _damaged(path) from error
+        raise _damaged_file(path) from error
 
 
 def _text(digest: object) -> str | None:
@@ -165,7 +166,7 @@ def load_units(statistics: Statistics) -> list[UnitMoments]:
                 for number, place in enumerate(record["places"])
             ]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise _damaged(statistics.path) from error
+            raise _damaged_file(statistics.path) from error
 
 
 def _record(file: Checkpoint, path: Path) -> Mapping[str, Any]:
@@ -178,9 +179,9 @@ def _record(file: Checkpoint, path: Path) -> Mapping[str, Any]:
     try:
         record = read_json(file.metadata[KEY])
     except ValueError as error:
-        raise _damaged(path) from error
+        raise _damaged_file(path) from error
     if not isinstance(record, dict) or record.get("version") != VERSION:
-        raise _damaged(path)
+        raise _damaged_file(path)
     return record
 
 
@@ -210,5 +211,5 @@ def _tensor(file: Checkpoint, name: str, shape: tuple[int, ...]) -> Tensor:
     return tensor
 
 
-def _damaged(path: Path) -> CheckpointError:
+def _damaged_file(path: Path) -> CheckpointError:
     return CheckpointError("this file of statistics is damaged", where=str(path))

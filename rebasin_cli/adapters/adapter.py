@@ -16,7 +16,7 @@ from rebasin_cli.adapters.factor_names import (
     known_method,
 )
 from rebasin_cli.adapters.followers import Follower, Following
-from rebasin_cli.adapters.kept import tell_kept
+from rebasin_cli.adapters.unknown_tensors import refuse_or_keep
 from rebasin_cli.adapters.weight_names import find_weights_of
 from rebasin_cli.checkpoint.failures import reading
 from rebasin_cli.checkpoint.reader import Checkpoint
@@ -64,7 +64,7 @@ def bind_adapter(
             tensors.append(result)
         else:
             wrong[name] = result.problems[0]
-    tell_kept(wrong, adapter.path, keep_unknown=keep_unknown)
+    refuse_or_keep(wrong, adapter.path, keep_unknown=keep_unknown)
     return Adapter(tuple(followers), tuple(tensors), tuple(wrong), found.foreign)
 
 

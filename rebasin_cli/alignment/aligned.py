@@ -1,9 +1,9 @@
-"""A model aligned to a reference: what that found, and how it is found from weights alone."""
+"""A model aligned to a reference by its weights, and the outcome of that."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Protocol
@@ -25,12 +25,13 @@ from rebasin_cli.spec_choice.choice import Choice
 
 @dataclass(frozen=True)
 class Aligned:
-    """A model that was moved into the reference's basin; written: None if only for the moment.
+    """A model that was moved into the reference's basin.
 
-    alike: bundled specs beside the chosen one that allow the same permutations. comparison: what
-    the units say one by one, if that was asked for. function: how far its outputs are from those
-    before, if the model was run. rotatable: whether the spec allows more than permutations.
-    widened: sizes of groups before and after, of a model that was narrower.
+    untouched: tensors that the spec does not name. written, permutation: the files; None where
+    nothing was written. alike: bundled specs beside the chosen one that allow the same
+    permutations. comparison: the figures of the units, if they were asked for. function: how far
+    its outputs are from those before, if the model was run. rotatable: whether the spec allows more
+    than permutations. widened: sizes of groups before and after, of a model that was narrower.
     """
 
     model: Path
@@ -38,9 +39,9 @@ class Aligned:
     spec: str
     matching: Matching
     untouched: tuple[str, ...]
-    written: Written | None
-    permutation: Written | None
     seconds: float
+    written: Written | None = None
+    permutation: Written | None = None
     alike: tuple[str, ...] = ()
     comparison: UnitComparison | None = None
     function: FunctionDifference | None = None
@@ -72,8 +73,8 @@ def align_by_weights(
 ) -> Aligned:
     """Return what aligning a model to a reference finds; nothing is written.
 
-    overlap: where the model's shapes are not the reference's. check: the model to see with that its
-    function stays; None: that is not looked at. Raises PermutationError where it does not.
+    overlap: where the model's shapes are not the reference's. check: a network to run, to see that
+    the function stays; None: nothing is run. Raises PermutationError where it does not stay.
     """
     began, (reference, model), display = perf_counter(), models, request.display
     found = match_models(
@@ -89,16 +90,21 @@ def align_by_weights(
     moved = Permuted(model, choice.bound.tensors, found.permutations)
     function = check_function(check, model, moved, where=str(model.path))
     comparison = compare_units_of(models, choice, machine, display, found, overlap=overlap)
+    outcome = aligned_outcome(models, choice, found, seconds=perf_counter() - began)
+    return replace(outcome, comparison=comparison, function=function)
+
+
+def aligned_outcome(
+    models: ModelPair, choice: Choice, found: Matching, *, seconds: float
+) -> Aligned:
+    """Return the outcome of a matching under a spec, before anything is written or compared."""
+    reference, model = models
     return Aligned(
         model=model.path,
         reference=reference.path,
         spec=choice.name,
         matching=found,
         untouched=choice.bound.untouched,
-        written=None,
-        permutation=None,
-        seconds=perf_counter() - began,
+        seconds=seconds,
         alike=choice.alike,
-        comparison=comparison,
-        function=function,
     )

@@ -6,11 +6,11 @@ from math import prod
 from typing import Any
 
 from rebasin_cli.errors import MachineError
-from rebasin_cli.matching.match_weights import shares
+from rebasin_cli.matching.match_weights import memory_shares
 from rebasin_cli.matching.methods import SOFT
 from rebasin_cli.matching.problem.group_families import families
-from rebasin_cli.matching.problem.similarity_cache import dense, kept_words
-from rebasin_cli.matching.relaxation.polytope import words
+from rebasin_cli.matching.problem.similarity_cache import is_dense, kept_words
+from rebasin_cli.matching.relaxation.polytope import walk_words
 from rebasin_cli.options.machine import Machine, free_memory
 from rebasin_cli.options.search import Search
 from rebasin_cli.spec.binding.bound import BoundSpec
@@ -35,14 +35,14 @@ def working_set(bound: BoundSpec) -> int:
 def estimate_memory(choice: Choice, machine: Machine) -> int:
     """Return the estimated peak in bytes of matching two models, the interpreter left out.
 
-    What is kept of tensors and similarities (see `match_weights.shares`), and what the visits that
+    What is kept of tensors and similarities (see `memory_shares`), and what the visits that
     are made side by side take beside it. Models in float64 take twice as much.
     """
     bound, moving = choice.bound, families(choice.bound, choice.movable)
     models = 2 * sum(prod(t.shape) for t in bound.tensors if t.votes) * WORD
-    may = shares(machine.max_memory, _largest(bound))
+    may = memory_shares(machine.max_memory, _largest(bound))
     held = kept_words(moving, may.similarities // WORD)
-    similarities = sum(n for root, n in held.items() if dense(moving[root], bound.groups)) * WORD
+    similarities = sum(n for root, n in held.items() if is_dense(moving[root], bound.groups)) * WORD
     copies = (VISITED if models > may.tensors else WRITTEN) * _largest(bound) * WORD
     visit = max(copies, _similarity(bound))
     visits = max(visit, min(machine.jobs * visit, may.similarities))
@@ -87,7 +87,7 @@ def check_walk(
     bound: BoundSpec, machine: Machine, *, movable: frozenset[str] | None, models: int
 ) -> None:
     """Raise MachineError if soft permutations of some models do not fit into memory together."""
-    needed = words(families(bound, movable), models) * WORD
+    needed = walk_words(families(bound, movable), models) * WORD
     machine.require(
         needed,
         "all models at once take",

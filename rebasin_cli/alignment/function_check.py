@@ -19,7 +19,7 @@ from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice.choice import Choice
-from rebasin_cli.spec_choice.traced import Fitted, class_in_config, of_library
+from rebasin_cli.spec_choice.traced_fit import Fitted, class_in_config, of_library
 
 # Elements up to which a model is run unless asked not to: building and running one takes seconds.
 USUAL = 150_000_000
@@ -88,7 +88,7 @@ def check_of(fitted: Fitted, *, required: bool = True) -> FunctionCheck:
 def _from_class(
     model: Checkpoint, selection: Selection, tracing: Tracing, *, wanted: bool
 ) -> FunctionCheck | None:
-    """Return the check with a model that is built, or None if nothing says what it is."""
+    """Return the check that builds the model of --model or a config.json; None without either."""
     if tracing.target is not None:
         return FunctionCheck(plan_network(model, selection, tracing), required=True)
     headers = headers_of([model])

@@ -15,7 +15,7 @@ from rebasin_cli.errors import MachineError, PermutationError, UsageError
 from rebasin_cli.models.module_weights import fill, widen_model, widen_tensor
 from rebasin_cli.models.subject import Example
 from rebasin_cli.models.trial_run import quiet
-from rebasin_cli.models.user.construction import cause
+from rebasin_cli.models.user.construction import cause_of
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.spec.binding.bound import BoundSpec, draw_permutations
 from rebasin_cli.tensors import TensorSource, dtype_name
@@ -81,8 +81,8 @@ def compare_functions(
                 widen_model(model, dtype)
                 widen_model(second, dtype)
                 runs = [
-                    _run(model, one, check, examples),
-                    _run(second, other, beside or check, examples),
+                    _outputs_of_model(model, one, check, examples),
+                    _outputs_of_model(second, other, beside or check, examples),
                 ]
                 if all(map(_finite, runs)):
                     break
@@ -90,8 +90,8 @@ def compare_functions(
         raise MachineError(f"{subject.name} does not fit into memory") from error
     except RuntimeError as error:
         what = f"{subject.name} does not run with the weights of the checkpoints"
-        raise UsageError(what, detail=cause(error)) from error
-    difference = _apart(*runs) if _finite(runs[0]) else math.nan
+        raise UsageError(what, detail=cause_of(error)) from error
+    difference = _largest_difference(*runs) if _finite(runs[0]) else math.nan
     return FunctionDifference(difference, len(examples), dtype_name(dtype))
 
 
@@ -110,15 +110,15 @@ def keeps_function(check: FunctionCheck, source: TensorSource, bound: BoundSpec)
     return found.same or math.isnan(found.difference)
 
 
-def _run(
+def _outputs_of_model(
     model: nn.Module, source: TensorSource, check: FunctionCheck, examples: Sequence[Example]
 ) -> OutputsByInput:
     fill(model, source, check.network.windows)
     dtype = next((p.dtype.to_real() for p in model.parameters()), torch.float64)
-    return [_called(model, example, dtype, check.outputs) for example in examples]
+    return [_outputs_of_call(model, example, dtype, check.outputs) for example in examples]
 
 
-def _called(
+def _outputs_of_call(
     model: nn.Module, example: Example, dtype: torch.dtype, names: Sequence[str]
 ) -> dict[str, Tensor]:
     args: Any = map_leaves(example.args, Tensor, lambda t: widen_tensor(t, dtype))
@@ -135,7 +135,7 @@ def _finite(outputs: OutputsByInput) -> bool:
     return all(bool(torch.isfinite(value).all()) for run in outputs for value in run.values())
 
 
-def _apart(one: OutputsByInput, other: OutputsByInput) -> float:
+def _largest_difference(one: OutputsByInput, other: OutputsByInput) -> float:
     pairs = [(run[n], again[n]) for run, again in zip(one, other, strict=True) for n in run]
     return max((relative_difference(a, b) for a, b in pairs), default=math.inf)
 

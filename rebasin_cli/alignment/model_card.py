@@ -34,14 +34,14 @@ HEAD = {"version", "command", "inputs", "basin", "weights"}  # of a record: told
 
 
 @dataclass(frozen=True)
-class Found:
+class CardFacts:
     """What a card tells of an alignment: the objective, and whether functions were looked at."""
 
     objective: Change | None = None
     function: FunctionDifference | None = None
 
 
-NOTHING = Found()
+NOTHING = CardFacts()
 
 
 def with_card(
@@ -50,7 +50,7 @@ def with_card(
     *,
     output: Output,
     facts: Mapping[str, str],
-    found: Found = NOTHING,
+    found: CardFacts = NOTHING,
 ) -> Target:
     """Return a target with the text of its model card, if one is wanted.
 
@@ -121,7 +121,7 @@ def _inputs(record: Mapping[str, Any]) -> list[str]:
     return [*(_row(row if weighed else row[:2]) for row in (heads, rules, *rows)), ""]
 
 
-def _recipe(record: Mapping[str, Any], output: Output, found: Found) -> list[str]:
+def _recipe(record: Mapping[str, Any], output: Output, found: CardFacts) -> list[str]:
     """Return the rest of the record, and what was found, one line each."""
     facts = {name: value for name, value in record.items() if name not in HEAD}
     lines = [f"* {name}: {_text(value)}" for name, value in sorted(facts.items())]

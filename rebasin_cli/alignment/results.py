@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from rebasin_cli.alignment.model_card import NOTHING, Found, with_card
+from rebasin_cli.alignment.model_card import NOTHING, CardFacts, with_card
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.files.targets import Target
@@ -38,7 +38,7 @@ def write_result(
     request: WritingRequest,
     *,
     inputs: Sequence[Checkpoint] = (),
-    found: Found = NOTHING,
+    found: CardFacts = NOTHING,
 ) -> Written:
     """Write a result as planned, one tensor at a time, whole or not at all.
 

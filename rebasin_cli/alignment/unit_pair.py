@@ -1,4 +1,4 @@
-"""Two models in one order by what their units do on data: observed, then matched."""
+"""Two models brought into one order by what their units do on data: observed, then matched."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import SpecError
 from rebasin_cli.files.headers import headers_of
 from rebasin_cli.matching.match_activations import (
-    Alike,
-    Models,
+    BoundModels,
+    PlaceSimilarity,
     covered_roots,
     match_activations,
-    telling,
+    places_of_covered_families,
 )
 from rebasin_cli.matching.problem.result import Matching
 from rebasin_cli.network.batches import Batches
@@ -29,7 +29,7 @@ from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec_choice.choice import Choice
-from rebasin_cli.spec_choice.traced import fit_traced_model
+from rebasin_cli.spec_choice.traced_fit import fit_traced_model
 from rebasin_cli.tracer.points.points import point_kind
 
 
@@ -46,13 +46,15 @@ class UnitPair:
     def match(self, units: Sequence[UnitMoments], search: Search, progress: Progress) -> Matching:
         """Return the matching of the other to the reference, from what the units of both do.
 
-        Raises SpecError if none of the groups of the spec is told of.
+        Raises SpecError if the units seen cover no family of the spec, see `covered_roots`.
         """
         choice = self.choice
         bound, similarity = choice.bound, SIMILARITIES[self.chosen.similarity]
-        alike = [Alike(u.dims, similarity(u.cross).cpu()) for u in units if _fits(u, bound)]
-        told = telling(bound, alike)
-        if not told:
+        similarities = [
+            PlaceSimilarity(u.dims, similarity(u.cross).cpu()) for u in units if _fits(u, bound)
+        ]
+        places = places_of_covered_families(bound, similarities)
+        if not places:
             raise SpecError(
                 f"no activations tell of a group of {choice.name}",
                 detail=f"its groups are {', '.join(bound.groups)}",
@@ -61,14 +63,14 @@ class UnitPair:
             )
         paths = str(self.reference.path), str(self.other.path)
         found = match_activations(
-            Models(self.reference, self.other, bound, choice.movable, paths),
-            told,
+            BoundModels(self.reference, self.other, bound, choice.movable, paths),
+            places,
             replace(self.machine.settings(search), method="auto"),
             mix=self.chosen.mix,
             progress=progress,
         )
-        seen = covered_roots(bound, told)
-        unseen = (g.name for g in bound.groups.values() if not g.fixed and g.root not in seen)
+        covered = covered_roots(bound, places)
+        unseen = (g.name for g in bound.groups.values() if not g.fixed and g.root not in covered)
         return replace(found, unseen=tuple(unseen))
 
     def observe(

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from rebasin_cli.activations.statistics_file import KEY as STATISTICS
 from rebasin_cli.adapters.factor_names import is_adapter
-from rebasin_cli.adapters.kept import tell_kept
+from rebasin_cli.adapters.unknown_tensors import refuse_or_keep
 from rebasin_cli.api.pairs import PairMatching
 from rebasin_cli.api.running import library_verb
 from rebasin_cli.api.tensors_in import (
     Model,
     ModelInMemory,
     OutputForm,
+    in_given_form,
     open_all,
     open_owned,
-    result,
 )
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.remote.remote_path import named_path
@@ -81,33 +81,50 @@ def apply(
     base: Model | None = None,
     keep_unknown: bool = False,
 ) -> dict[str, Any] | Checkpoint:
-    """Return a model with its units permuted, or what belongs to it, as by `rebasin apply`.
+    """Return a model, or something that belongs to one, with its units permuted: `rebasin apply`.
 
-    permutation: what `match` found, or a file of permutations or of the maps of `rebasin align
-    --symmetry orthogonal`, which fold the norms. inverse: undo it. model: also a file or a state
-    dict of a LoRA and its kin, known by its names, or the state dict of an optimizer, whose
-    moments follow their parameters, with the rest as it is. base: the model that those belong to,
-    where the permutation does not tell; the numbers of an optimizer count the parameters of a
-    module, else the tensors of a state dict or a .pt, in their order. keep_unknown: leave what
-    follows no weight as it is, with a warning.
+    permutation: what `match` returned; or a file of permutations, or of the maps that `rebasin
+    align --symmetry orthogonal` saved (these also fold the norms). inverse: undo it.
 
-    The result is as of `PairMatching.apply`. Raises PermutationError for a file that is none or
-    does not fit the model, and for what follows no weight.
+    model: a model. Or an adapter (LoRA and similar ones, recognised by the names of its tensors),
+    as a file or a state dict. Or the state dict of an optimizer: its moments are permuted like
+    their parameters, everything else is copied.
+
+    base: the model that an adapter or an optimizer belongs to, if the permutation does not say.
+    An optimizer numbers its parameters: those of a module, else the tensors of a state dict or a
+    .pt file, in their order. keep_unknown: leave tensors that follow no weight as they are, with a
+    warning; otherwise they are an error.
+
+    The result has the form that `PairMatching.apply` describes. Raises PermutationError for a file
+    that holds no permutation or does not fit the model, and for tensors that follow no weight.
     """
     if isinstance(model, Mapping) and _is_training(model):
         return _applied_training(
             permutation, model, base, inverse=inverse, keep_unknown=keep_unknown
         )
     seen = open_owned(model)
-    if isinstance(permutation, PairMatching):
-        under = _owner_under(permutation, seen, base)
-        if under is None:
-            _refuse_base(seen, base)
-            return permutation.apply(model, inverse=inverse)
-        order = _reordering(permutation, inverse=inverse)
-        moved, _ = reordered_adapter(seen, order, under, keep_unknown=keep_unknown)
-        return _moved(model, seen, seen, moved, inverse=inverse)
-    path = _named(permutation)
+    if not isinstance(permutation, PairMatching):
+        path = _permutation_path(permutation)
+        return _applied_file(path, model, seen, base, inverse=inverse, keep_unknown=keep_unknown)
+    under = _owner_under(permutation, seen, base)
+    if under is None:
+        _refuse_base(seen, base)
+        return permutation.apply(model, inverse=inverse)
+    order = _reordering_of(permutation, inverse=inverse)
+    moved, _ = reordered_adapter(seen, order, under, keep_unknown=keep_unknown)
+    return _moved_in_form(model, seen, seen, moved, inverse=inverse)
+
+
+def _applied_file(
+    path: Path,
+    model: Model,
+    seen: Checkpoint,
+    base: Model | None,
+    *,
+    inverse: bool = False,
+    keep_unknown: bool = False,
+) -> dict[str, Tensor] | Checkpoint:
+    """Return a model, or an adapter, with a file of permutations or maps applied. seen: opened."""
     if STATISTICS in seen.metadata:
         hint = "rebasin apply PERM FILE --base MODEL carries them"
         raise UsageError(f"{seen.path} holds what units do on data", hint=hint)
@@ -115,15 +132,15 @@ def apply(
     if found is None:
         owner = _owner(path, base)
         movement, _ = plan_adapter(seen, path, owner, inverse=inverse, keep_unknown=keep_unknown)
-        return _moved(model, seen, seen, movement, inverse=inverse)
+        return _moved_in_form(model, seen, seen, movement, inverse=inverse)
     _refuse_base(seen, base)
     held, movement, saved = found
     refuse_torn_codes([seen], moves_together(saved.bound, saved.permutations.keys()))
     check_saved(saved, path, seen, _PLAIN)
-    return _moved(model, seen, held, movement, inverse=inverse)
+    return _moved_in_form(model, seen, held, movement, inverse=inverse)
 
 
-def _named(permutation: object) -> Path:
+def _permutation_path(permutation: object) -> Path:
     """Return the file of a permutation. Raises TypeError for what is none."""
     if not isinstance(permutation, str | PathLike):
         kind = type(permutation).__name__
@@ -149,7 +166,7 @@ def _owner_under(matching: PairMatching, seen: Checkpoint, base: Model | None) -
     return owner if is_adapter(seen.names()) or is_part(seen, owner.model) else None
 
 
-def _reordering(matching: PairMatching, *, inverse: bool) -> Reordering:
+def _reordering_of(matching: PairMatching, *, inverse: bool) -> Reordering:
     orders = matching.permutations
     return Reordering(matching.bound, inverse_of(orders) if inverse else orders)
 
@@ -159,7 +176,7 @@ def _refuse_base(seen: Checkpoint, base: Model | None) -> None:
         raise UsageError(f"{seen.path} is a model itself", hint="leave out base")
 
 
-def _moved(
+def _moved_in_form(
     given: Model, seen: Checkpoint, held: Checkpoint, movement: Movement, *, inverse: bool
 ) -> dict[str, Tensor] | Checkpoint:
     """Return a checkpoint that is moved, in the form that it was given in. held: what moves."""
@@ -170,7 +187,7 @@ def _moved(
     facts = partial(
         provenance, "apply", [seen], basin=None, inverse=inverse, **dict(movement.facts)
     )
-    return result([given], movement.apply(held), OutputForm([held], facts, _PLAIN, part))
+    return in_given_form([given], movement.apply(held), OutputForm([held], facts, _PLAIN, part))
 
 
 def _owner(source: Path, base: Model | None) -> OwnerModel:
@@ -208,13 +225,13 @@ def _applied_training(
     """Return a state of training whose tensors follow their weights."""
     if isinstance(permutation, PairMatching):
         owner = _named_owner(permutation.other if base is None else base)
-        movement: Movement = _reordering(permutation, inverse=inverse)
+        movement: Movement = _reordering_of(permutation, inverse=inverse)
     else:
-        path = _named(permutation)
+        path = _permutation_path(permutation)
         owner = _owner(path, base)
         _, movement, _ = read_movement(path, owner.model, inverse=inverse)
     found = training_in(state, [()], movement, owner)
-    tell_kept(found.wrong, Path("the state of training"), keep_unknown=keep_unknown)
+    refuse_or_keep(found.wrong, Path("the state of training"), keep_unknown=keep_unknown)
     return _with_moments(state, found)
 
 

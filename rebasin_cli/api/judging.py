@@ -1,4 +1,4 @@
-"""How good models are between two others: the barrier."""
+"""The barrier: how good the models on the line between two models are."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, subject_giv
 from rebasin_cli.api.tensors_in import Model, open_all
 from rebasin_cli.commands.barrier.curve import Barrier, sign
 from rebasin_cli.commands.barrier.curve import barrier as barrier_of
-from rebasin_cli.commands.barrier.plan import line_alphas
+from rebasin_cli.commands.barrier.plan import STEPS, line_alphas
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import check_fit
 from rebasin_cli.files.part_sources import finite_model
@@ -40,16 +40,15 @@ if TYPE_CHECKING:
 
     from rebasin_cli.api.keywords import Options
 
-STEPS = 25  # points, both ends among them
-
 
 @dataclass(frozen=True)
 class BarrierCurves:
-    """What lies between two models: scores at every alpha, as they are and aligned.
+    """The scores of the models on the line between two models.
 
-    naive, aligned: by alpha, the scores by name; aligned is None if nothing was. matching: how the
-    second model was aligned. ensemble: the scores of the mean of the two models' probabilities;
-    None where an `evaluate` judges them, or the data has no targets of its own.
+    naive: alpha -> scores by name, of the line between the models as they are. aligned: the same
+    for the line to the aligned second model; None if it was not aligned. matching: the permutations
+    that aligned it. ensemble: the scores of the mean of both models' probabilities; None if an
+    `evaluate` judges the models, or the data has no targets of its own.
     """
 
     naive: Mapping[float, Scores]
@@ -85,15 +84,17 @@ def barrier(
 ) -> BarrierCurves:
     """Return the scores of the models on the line from `a` to `b`, as they are and aligned.
 
-    model: a module, which is copied, what builds one, or a TARGET; None: `a` or `b`, if one is a
-    module. data: batches of inputs or (inputs, targets), or what yields them. evaluate: a function
-    of the module that returns its loss or a dict of numbers; None: cross-entropy and accuracy on
-    the data. align: judge the line to the aligned `b` too. steps: how many places there are, ends
-    included; or at: these, and the ends. batches: how many of each pass are used. The spec is
-    traced from the model, unless one is given. Raises UserCodeError for what the model, the data
-    or the evaluation raise, and what `match` raises.
+    model: the network to run: a module (it is copied), a function that builds one, or a TARGET of
+    the command line. None: `a` or `b`, if one of them is a module.
+    data: batches of inputs or of (inputs, targets), a function that yields them, or FILE.py:NAME.
+    evaluate: a function of the module that returns its loss or a dict of numbers. None:
+    cross-entropy and accuracy on the data.
+    steps: the number of points on the line, both ends included. at: these points instead, and the
+    ends. align: also judge the line to the aligned `b`. batches: use only the first so many of
+    each pass. The spec to align by is traced from the model, unless `spec` gives one.
 
-    The barrier of a curve is that of Frankle et al. 2020 (arXiv 1912.05671, section 2).
+    Raises UserCodeError for what the model, the data or the evaluation raise, and what `match`
+    raises. The barrier of a curve is that of Frankle et al. 2020 (arXiv 1912.05671, section 2).
     """
     if count("steps", steps, least=0) < 2:
         raise UsageError(f"steps={steps}: both ends count, so that there are two at least")

@@ -11,7 +11,7 @@ from typing import overload
 from torch import Tensor
 
 from rebasin_cli.api.running import library_verb
-from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result
+from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, in_given_form, open_all
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.commands.merge.linear_maps.linear_map_file import ModelMaps, read_linear_maps
@@ -37,16 +37,18 @@ class LinearMaps:
 
     @library_verb
     def apply(self, model: Model, number: int) -> dict[str, Tensor] | Checkpoint:
-        """Return model `number`, from 0, with its units put in order and mapped.
+        """Return a model with the maps applied that the merge used for its model `number`.
 
-        The mean of all of them, with the weights of the merge, is the merged model, but for
-        statistics that were measured anew. No function is kept. A state dict or module in, a state
-        dict out; a path in, a checkpoint that is computed as it is read. Raises IndexError for a
-        number that there is none of, PermutationError for a model that the maps do not fit.
+        number: counts from 0, in the order of the merge. Units are put in order first, then mapped.
+        The result does not compute what the model does: only the mean of all mapped models, with
+        the weights of the merge, is the merged model (except for statistics measured anew).
+        A state dict or a module gives a state dict; a path gives a checkpoint that is computed as
+        it is read. Raises IndexError for a number without maps, PermutationError for a model that
+        the maps do not fit.
         """
         (seen,) = open_all([model], Selection(), label="the model")
         form = OutputForm([seen], partial(provenance, "merge", [seen], basin=None), Selection())
-        return result([model], self.models[number].mapped(seen), form)
+        return in_given_form([model], self.models[number].mapped(seen), form)
 
 
 @library_verb

@@ -12,18 +12,18 @@ from torch import Tensor
 from rebasin_cli.alignment.problem import MatchingProblem
 from rebasin_cli.api.keywords import Groups
 from rebasin_cli.api.running import first_batch, module_among, running_models, user_code
-from rebasin_cli.api.specs import SpecSource, problem, subject_given
-from rebasin_cli.api.tensors_in import Model, OutputForm, result
+from rebasin_cli.api.specs import SpecSource, matching_problem, subject_given
+from rebasin_cli.api.tensors_in import Model, OutputForm, in_given_form
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.command import LINEAR, MergeRequest
-from rebasin_cli.commands.merge.data_methods import permuting
+from rebasin_cli.commands.merge.common_frame import bring_into_frame
+from rebasin_cli.commands.merge.data_methods import as_permuting
 from rebasin_cli.commands.merge.least_squares.plan import check_solved, plan_solved_mean
 from rebasin_cli.commands.merge.least_squares.run import solved_facts, solved_mean
 from rebasin_cli.commands.merge.linear_maps.plan import check_linear, plan_linear_mean
 from rebasin_cli.commands.merge.linear_maps.run import found_maps, map_units
 from rebasin_cli.commands.merge.plan import MeanPlan, plan_mean
 from rebasin_cli.commands.merge.run import running_facts
-from rebasin_cli.commands.merge.together import brought_together
 from rebasin_cli.network.network import UserCode, network_of, no_data
 from rebasin_cli.options.machine import plan_machine
 from rebasin_cli.progress import silent
@@ -48,12 +48,12 @@ def merge_on_data(
     if models.data is None:
         no_data()
     with running_models():
-        code, merge = _planned(request, models, source, groups)
-        how = _linear if linear else _solved
+        code, merge = _plan_code_and_mean(request, models, source, groups)
+        how = _merge_by_linear_maps if linear else _merge_by_least_squares
         return how(request, merge, code, models)
 
 
-def _planned(
+def _plan_code_and_mean(
     request: MergeRequest, models: MergedModels, source: SpecSource, groups: Groups
 ) -> tuple[UserCode, MeanPlan]:
     """Return what runs, and how the models are first aligned by permutations."""
@@ -61,33 +61,33 @@ def _planned(
     whole = groups.selection.all_tensors
     runnable = network_of(subject_given(network), models.opened[0], whole)
     code = user_code(runnable, models.data, None, models.batches)
-    asked = permuting(request)
+    asked = as_permuting(request)
     aligning = replace(groups, search=asked.search)
     machine = plan_machine(aligning.computing, aligning.search)
     if request.strategy == "none":
         return code, plan_mean(asked, MatchingProblem(tuple(models.opened), machine, None))
     fed = source.inputs if source.inputs is not None else first_batch(code, machine)
     traced = SpecSource(None, network, fed) if source.spec is None else SpecSource(source.spec)
-    found = problem(models.opened, models.given, traced, aligning, done="averaged")
+    found = matching_problem(models.opened, models.given, traced, aligning, done="averaged")
     return code, plan_mean(asked, MatchingProblem(found.models, found.machine, found.choice))
 
 
-def _linear(
+def _merge_by_linear_maps(
     request: MergeRequest, merge: MeanPlan, code: UserCode, models: MergedModels
 ) -> dict[str, Tensor] | Checkpoint:
     plan = plan_linear_mean(request, merge, lambda first: code)
-    together = brought_together(merge, silent)
+    together = bring_into_frame(merge, silent)
     _, maps = found_maps(plan, together.sources, silent)
     facts = partial(running_facts, merge, plan.method)
     form = OutputForm(merge.models, facts, request.selection)
-    return result(models.given, map_units(plan, together.sources, maps), form)
+    return in_given_form(models.given, map_units(plan, together.sources, maps), form)
 
 
-def _solved(
+def _merge_by_least_squares(
     request: MergeRequest, merge: MeanPlan, code: UserCode, models: MergedModels
 ) -> dict[str, Tensor] | Checkpoint:
     plan = plan_solved_mean(request, merge, lambda first: code)
-    found = solved_mean(plan, brought_together(merge, silent), silent)
+    found = solved_mean(plan, bring_into_frame(merge, silent), silent)
     facts = partial(solved_facts, plan)
     form = OutputForm(merge.models, facts, request.selection, others=found.others)
-    return result(models.given, found.source, form)
+    return in_given_form(models.given, found.source, form)

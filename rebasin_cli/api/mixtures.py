@@ -1,4 +1,4 @@
-"""Models made of others: merge and lerp."""
+"""Models computed from other models: merge and lerp."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rebasin_cli.alignment.problem import MatchingProblem
 from rebasin_cli.api.keywords import Groups, groups_of, is_number, numbers
 from rebasin_cli.api.merging_on_data import MergedModels, merge_on_data
 from rebasin_cli.api.pairs import PairMatching, match_open_models
-from rebasin_cli.api.running import library_verb, several
-from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
-from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result
+from rebasin_cli.api.running import library_verb, model_list
+from rebasin_cli.api.specs import MatchOptions, NetworkLike, SpecLike, SpecSource, matching_problem
+from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, in_given_form, open_all
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.merge.checks import check_way
 from rebasin_cli.commands.merge.combining import Combining
 from rebasin_cli.commands.merge.command import RUNNING, MergeRequest
+from rebasin_cli.commands.merge.common_frame import bring_into_frame
 from rebasin_cli.commands.merge.plan import plan_mean
 from rebasin_cli.commands.merge.run import merge_facts
-from rebasin_cli.commands.merge.together import brought_together
-from rebasin_cli.commands.merge.ways import check_way
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import check_fit
@@ -32,7 +32,7 @@ from rebasin_cli.files.provenance import basin_of, one_basin, provenance
 from rebasin_cli.merging.mean import MODES
 from rebasin_cli.merging.sources import Between
 from rebasin_cli.merging.weights import check_alphas
-from rebasin_cli.merging.whole import check_equal_where_no_mean
+from rebasin_cli.merging.whole_numbers import check_equal_where_no_mean
 from rebasin_cli.options.machine import plan_machine
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import silent
@@ -43,28 +43,32 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from rebasin_cli.api.keywords import Options
-    from rebasin_cli.api.specs import MatchOptions
 
 BatchesLike: TypeAlias = "Callable[[], Iterable[object]] | Iterable[object] | str | None"
+
+
+class MergeOptions(MatchOptions, total=False):
+    """Keywords of `merge` whose types do not depend on what its models are."""
+
+    weights: Sequence[float]
+    strategy: str | None
+    sync_method: str | None
+    ref: int | None
+    combine: str
+    density: float | None
+    scale: float | None
+    tensor_weights: Mapping[str, Sequence[float]] | None
+    width: float
+    data: BatchesLike
+    batches: int | None
 
 
 @overload
 def merge(  # type: ignore[overload-overlap]  # what is in memory alone comes back as that
     models: Iterable[ModelInMemory],
     *,
-    weights: Sequence[float] = (),
-    strategy: str | None = None,
-    sync_method: str | None = None,
-    ref: int | None = None,
     base: ModelInMemory | None = None,
-    combine: str = "mean",
-    density: float | None = None,
-    scale: float | None = None,
-    tensor_weights: Mapping[str, Sequence[float]] | None = None,
-    width: float = 1.0,
-    data: BatchesLike = None,
-    batches: int | None = None,
-    **options: Unpack[MatchOptions],
+    **options: Unpack[MergeOptions],
 ) -> dict[str, Tensor]: ...
 
 
@@ -72,19 +76,8 @@ def merge(  # type: ignore[overload-overlap]  # what is in memory alone comes ba
 def merge(
     models: Iterable[Model],
     *,
-    weights: Sequence[float] = (),
-    strategy: str | None = None,
-    sync_method: str | None = None,
-    ref: int | None = None,
     base: Model | None = None,
-    combine: str = "mean",
-    density: float | None = None,
-    scale: float | None = None,
-    tensor_weights: Mapping[str, Sequence[float]] | None = None,
-    width: float = 1.0,
-    data: BatchesLike = None,
-    batches: int | None = None,
-    **options: Unpack[MatchOptions],
+    **options: Unpack[MergeOptions],
 ) -> Checkpoint: ...
 
 
@@ -109,26 +102,30 @@ def merge(
     inputs: object = None,
     **options: Unpack[Options],
 ) -> dict[str, Tensor] | Checkpoint:
-    """Return the weighted mean of models, aligned before, or what else `combine` makes of them.
+    """Return the weighted mean of models that are aligned first, or another combination of them.
 
-    weights: one for each; none: equal. The result is divided by their sum. strategy: `many`
-    (MergeMany of Git Re-Basin, arXiv 2209.04836, Algorithm 2; the default up to 8), `universe`
-    (C2M3, arXiv 2405.17897), `star` (each to the reference; the default beyond), `sync`,
-    `sync-sweeps`, or `none`: averaged as they are. ref: the number of the reference, from 0, whose
-    order of units the mean has; None: the first, or the base. base: what the models were fine-tuned
-    from, to which they are aligned (`star` is the default then) before their differences to it are
-    put together. sync_method, combine, density, scale, seed: as of `rebasin merge --help`.
-    tensor_weights: by glob, in place of weights. The others, and errors, are those of `match`.
+    weights: one for each model, default: equal ones. The result is divided by their sum.
+    tensor_weights: glob over tensor names -> weights, which replace `weights` there.
+    strategy: how the models are aligned. `many`: MergeMany of Git Re-Basin (arXiv 2209.04836,
+    Algorithm 2), the default up to 8 models. `star`: each to the reference, the default beyond.
+    `universe`: C2M3 (arXiv 2405.17897). Also `sync` and `sync-sweeps`. `none`: not at all.
+    ref: the number of the reference, from 0; the mean has its order of units. None: the base if
+    there is one, else the first model.
+    base: the model that the others were fine-tuned from. They are aligned to it (the default
+    strategy is then `star`), and their differences to it are combined.
+    combine, density, scale, sync_method: see `rebasin merge --help`. All other arguments are
+    those of `match`. Raises what `match` raises.
 
-    method `zipit` (arXiv 2305.03053), `cca` (2407.05385) and `least-squares` (2407.02447), with
-    hidden layers `width` times as wide, run `model`, or a module among the models, on `batches` of
-    `data`: batches of inputs, or what yields them. They keep no model's function.
+    The methods `zipit` (arXiv 2305.03053), `cca` (2407.05385) and `least-squares` (2407.02447;
+    `width`: make hidden layers so many times as wide) run `model`, or a module among the models, on
+    the first `batches` of `data`: batches of inputs, or a function that yields them. Their results
+    compute what none of the models does.
 
-    State dicts and modules in, a state dict out; with a path among them a checkpoint that is
-    computed as it is read, one tensor at a time, so that until then the models have to stay as they
-    are. Names, dtypes and what has no mean are those of the first model.
+    If all models are state dicts and modules, the result is a state dict. If there is a path among
+    them, it is a checkpoint that is computed as it is read, one tensor at a time: until then the
+    models must not change. Names, dtypes, and tensors that have no mean, are those of the first.
     """
-    models = several(models)
+    models = model_list(models)
     given = [*models, *([] if base is None else [base])]
     if len(given) < 2:
         raise UsageError(f"merge takes at least two models: there are {len(given)}")
@@ -150,9 +147,9 @@ def merge(
     if data is not None:
         raise UsageError("data is for the methods that run models", hint=" or ".join(RUNNING))
     plan = plan_mean(request, _problem(found, given, groups, source, strategy))
-    together = brought_together(plan, silent)
+    together = bring_into_frame(plan, silent)
     facts = partial(merge_facts, plan, together)
-    return result(
+    return in_given_form(
         given, together.mean, OutputForm(plan.models, facts, groups.selection, together.parts)
     )
 
@@ -184,7 +181,7 @@ def _problem(
         check_fit(found[0], found[1:], groups.selection, groups.tracing)
         machine = plan_machine(groups.computing, groups.search)
         return MatchingProblem(tuple(found), machine, None)
-    matched = problem(found, given, source, groups, done="averaged")
+    matched = matching_problem(found, given, source, groups, done="averaged")
     return MatchingProblem(matched.models, matched.machine, matched.choice)
 
 
@@ -249,11 +246,12 @@ def lerp(
     inputs: object = None,
     **options: Unpack[Options],
 ) -> dict[str, Tensor] | Checkpoint | Sequence[dict[str, Tensor] | Checkpoint]:
-    """Return (1 - alpha) a + alpha b; of several alphas a list.
+    """Return (1 - alpha) a + alpha b; for several alphas a list of these.
 
-    mode: `linear`, or `slerp`: along the arc of each tensor. align: bring b next to a first; spec,
-    model, inputs, options and errors are those of `match`. Alpha 0 is a and 1 is b, bit for bit, in
-    the dtypes of a. Results are as of `merge`.
+    mode: `linear`, or `slerp`: along the arc between both values of each tensor. align: permute b
+    to match a first; spec, model, inputs and options are those of `match`. The result is a at alpha
+    0 and b at alpha 1, bit for bit, in the dtypes of a; its form is that of the results of `merge`.
+    Raises what `match` raises.
     """
     if mode not in MODES:
         raise UsageError(f"no mode is called {mode!r}", hint=" or ".join(MODES))
@@ -295,7 +293,7 @@ class _LineBetween:
             )
 
         form = OutputForm(self.models, partial(self._facts, alpha, mode), selection, part)
-        return result(
+        return in_given_form(
             given, between(finite_model(first, selection), finite_model(other, selection)), form
         )
 

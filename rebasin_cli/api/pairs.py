@@ -1,4 +1,4 @@
-"""One model brought next to another: match, align, apply, verify."""
+"""Two models of one architecture: match, align, verify."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import Tensor
 from rebasin_cli.alignment.match import match_models
 from rebasin_cli.api.keywords import Groups, groups_of
 from rebasin_cli.api.running import library_verb, running_models
-from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
+from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, matching_problem
 from rebasin_cli.api.tensors_in import (
     Model,
     ModelInMemory,
     OutputForm,
+    in_given_form,
     open_all,
     open_beside,
-    result,
 )
 from rebasin_cli.api.widths import as_wide_as
 from rebasin_cli.checkpoint.reader import Checkpoint
@@ -52,9 +52,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class PairMatching:
-    """The permutations that bring a model next to a reference, and what applying them takes.
+    """The permutations that match a model to a reference, and all that is needed to apply them.
 
-    found: what the search says of them. choice: the spec, bound to both. asked: the options.
+    found: the result of the search. choice: the spec, bound to both models. asked: the options
+    that `match` was called with.
     """
 
     found: Matching
@@ -121,11 +122,11 @@ class PairMatching:
 
     @library_verb
     def apply(self, model: Model, *, inverse: bool = False) -> dict[str, Tensor] | Checkpoint:
-        """Return a model with its units in the order of the reference, its function the same.
+        """Return a model with its units in the order of the reference. Its function stays the same.
 
-        A state dict or a module in, a new state dict out; anything else, such as a path: a
-        checkpoint that is permuted as it is read. inverse: undo it. The model may be another than
-        the one that was matched, as its moving average, or masks of its weights; raises
+        A state dict or a module gives a new state dict. Anything else, such as a path, gives a
+        checkpoint that is permuted as it is read. inverse: undo the permutation. The model need not
+        be the one that was matched: it may be its moving average, or masks of its weights. Raises
         CheckpointError if it has other tensors.
         """
         selection = self.asked.selection
@@ -135,7 +136,7 @@ class PairMatching:
         permutations = inverse_of(self.permutations) if inverse else self.permutations
         parts = moved_parts(seen, self.bound.tensors, permutations)
         form = OutputForm([seen], partial(self._facts, seen), selection, parts)
-        return result([model], Permuted(seen, self.bound.tensors, permutations), form)
+        return in_given_form([model], Permuted(seen, self.bound.tensors, permutations), form)
 
     def _facts(self, seen: Checkpoint) -> Mapping[str, str]:
         return provenance(
@@ -157,16 +158,20 @@ def match(
     inputs: object = None,
     **options: Unpack[Options],
 ) -> PairMatching:
-    """Return the permutations of the units of `b` that bring it next to `a`.
+    """Return the permutations of the units of `b` that bring it as near to `a` as can be found.
 
-    a, b: state dicts, modules, tensor sources, checkpoints or paths, of one architecture. spec: of
-    the language, its name or its file. model, inputs: a network that is traced for the spec, and
-    what it is fed, see `trace`. Of none: the bundled spec that fits, else what config.json beside
-    a file or a module among the two tells. options: see `Options`. Same seed, same permutations.
+    a, b: two models of one architecture, each a state dict, a module, a tensor source, a checkpoint
+    or a path.
+    spec: which axes hold which units: a `Spec`, the name of a bundled one, or a file.
+    model, inputs: instead of a spec, a network to trace it from, and what it is called with; see
+    `trace`. If neither is given, the bundled spec that fits is used; if none fits, the class that a
+    config.json beside the files names is traced, or a module that `a` or `b` is.
+    options: see `Options`. The same seed gives the same permutations.
 
-    Weight matching of Git Re-Basin (arXiv 2209.04836, section 3.2), or what `method` says. Raises
-    CheckpointError for models that differ, SpecError for a spec that does not fit, NotFiniteError,
-    UsageError, and MachineError where memory is short.
+    The method is weight matching of Git Re-Basin (arXiv 2209.04836, section 3.2), unless `method`
+    names another. Raises CheckpointError for models that differ in their tensors, SpecError for a
+    spec that does not fit, NotFiniteError for NaN or infinity, UsageError for options that cannot
+    be, and MachineError if memory is short.
     """
     groups = groups_of(SpecSource(spec).named, options)
     models = open_all([a, b], groups.selection)
@@ -184,7 +189,7 @@ def match_open_models(
     """Return the matching of two models that are open; given: as they came."""
     start = groups.search.start_file
     search = replace(groups.search, start=None) if start else groups.search
-    found = problem(models, given, source, replace(groups, search=search))
+    found = matching_problem(models, given, source, replace(groups, search=search))
     reference, other = found.models
     refuse_torn_codes([other], moves_together(found.choice.bound, found.choice.movable))
     initial = read_permutations(start, reference).permutations if start else None
@@ -223,9 +228,10 @@ def align(
 ) -> dict[str, Tensor] | Checkpoint:
     """Return `b` with its units in the order of those of `a`: `match(a, b).apply(b)`.
 
-    widen: `b` may be narrower than `a`, and gets units that do nothing; where a spec does not tell
-    that they do, `widen(b, a, trust=True)` makes it as wide before. Other arguments and errors are
-    those of `match`, the result is as of `PairMatching.apply`.
+    widen: `b` may be narrower than `a`: it is first given units that do nothing. If the spec does
+    not show that they do nothing, call `widen(b, a, trust=True)` and align the result. The other
+    arguments are those of `match`, the result is that of `PairMatching.apply`. Raises what `match`
+    raises.
     """
     source = SpecSource(spec, model, inputs)
     other: Model = as_wide_as(a, b, source, groups_of(source.named, options)) if widen else b
@@ -243,13 +249,14 @@ def verify(
     inputs: object = None,
     **options: Unpack[Options],
 ) -> Verified:
-    """Return whether `b` is exactly `a` with its units reordered; the answer counts as a bool.
+    """Return whether `b` is exactly `a` with its units reordered.
 
-    Every tensor is compared bit by bit. Arguments and errors are those of `match`.
+    Every tensor is compared bit by bit. The answer can be used as a bool, and says what was found.
+    The arguments are those of `match`. Raises what `match` raises.
     """
     groups = groups_of(SpecSource(spec).named, options)
     models = open_all([a, b], groups.selection)
-    found = problem(models, (a, b), SpecSource(spec, model, inputs), groups)
+    found = matching_problem(models, (a, b), SpecSource(spec, model, inputs), groups)
     request = VerifyRequest(
         a=found.models[0].path,
         b=found.models[1].path,

@@ -1,4 +1,4 @@
-"""Models in one frame by maps beyond permutations: fold, rotate."""
+"""Models aligned by orthogonal maps, which permutations are a special case of: fold, rotate."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from rebasin_cli.alignment.problem import MatchingProblem
 from rebasin_cli.api.keywords import Groups, groups_of
-from rebasin_cli.api.running import library_verb, several
-from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
-from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result
+from rebasin_cli.api.running import library_verb, model_list
+from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, matching_problem
+from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, in_given_form, open_all
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.part_sources import part_of
@@ -50,18 +50,19 @@ def fold(
     inputs: object = None,
     **options: Unpack[Options],
 ) -> dict[str, Tensor] | Checkpoint:
-    """Return a model with the gains of its norms in the weights that read them, as `rebasin fold`.
+    """Return a model whose norms have gain 1: gains are multiplied into the weights behind them.
 
-    The same names, shapes and function; a head that is tied to the embedding is nearly what it was.
-    Arguments are those of `match`; the result is a state dict for one or a module, else a
-    checkpoint that is computed as it is read. A model that says that it is folded comes back as it
-    is. Raises UsageError for a spec that says of no norm how it folds, PermutationError for a head
-    that cannot stay tied, and what `match` raises.
+    Names, shapes and the function stay the same, except that an output head that is tied to the
+    embedding changes a little. A model whose metadata say that it is folded is returned unchanged.
+    The arguments are those of `match`. A state dict or a module gives a state dict; anything else
+    gives a checkpoint that is computed as it is read. Raises UsageError for a spec that does not
+    say how any norm folds, PermutationError for a head that cannot stay tied, and what `match`
+    raises. The command is `rebasin fold`.
     """
     groups = groups_of(SpecSource(spec).named, options)
     (held,) = open_all([a], groups.selection, label="the model")
     source = SpecSource(spec, model, inputs)
-    found = problem([held], [a], source, groups, done="multiplied", rotated=True)
+    found = matching_problem([held], [a], source, groups, done="multiplied", rotated=True)
     (seen,), choice = found.models, found.choice
     folding = plan_folding(choice, [seen])
     check_foldable(folding, choice.name)
@@ -70,7 +71,7 @@ def fold(
         check_tied(folded, seen)
     basin = folded_basin(seen)
     facts = partial(provenance, "fold", [seen], basin=basin, spec=choice.name, folded=True)
-    return result(
+    return in_given_form(
         [a], folded, OutputForm([seen], facts, groups.selection, folded_parts(seen, folding))
     )
 
@@ -97,16 +98,17 @@ def rotate(
     inputs: object = None,
     **options: Unpack[Options],
 ) -> Sequence[dict[str, Tensor] | Checkpoint]:
-    """Return models that can be averaged: all folded, and each moved next to one of them.
+    """Return models that can be averaged: all are folded, and aligned to one of them.
 
-    By what their spec allows beyond permutations, as `rebasin align --symmetry orthogonal` (arXiv
-    2506.22712). Each has the function that it had. ref: the number of the one that only folds, from
-    0. Arguments are those of `match`, results are as of `fold`, in order. Average or interpolate
-    them with `merge(..., strategy="none")` and `lerp`. Raises UsageError for a spec that allows
-    permutations alone and for other methods than `weights`, MachineError where two models do not
-    fit into memory, and what `fold` raises.
+    They are aligned by the orthogonal maps that their spec allows, as by `rebasin align --symmetry
+    orthogonal` (arXiv 2506.22712); each keeps its function. Average or interpolate the results with
+    `merge(..., strategy="none")` and `lerp`.
+    ref: the number, from 0, of the model that the others are aligned to. The other arguments are
+    those of `match`; the results come in the order of the models, in the form that `fold` returns.
+    Raises UsageError for a spec that allows permutations alone and for another method than
+    `weights`, MachineError if two models do not fit into memory, and what `fold` raises.
     """
-    models = several(models)
+    models = model_list(models)
     if not 0 <= ref < len(models):
         raise UsageError(f"ref {ref}: there are {len(models)} models, the first is 0")
     groups = groups_of(SpecSource(spec).named, options)
@@ -116,7 +118,7 @@ def rotate(
         )
     held = open_all(models, groups.selection)
     source = SpecSource(spec, model, inputs)
-    found = problem(held, models, source, groups, done="rotated", rotated=True)
+    found = matching_problem(held, models, source, groups, done="rotated", rotated=True)
     matched = MatchingProblem(found.models, found.machine, found.choice)
     rotated = rotate_models(rotation_of(matched), found.models, silent, reference=ref)
     forms = _RotatedForms(rotated, ref, groups)
@@ -149,4 +151,4 @@ class _RotatedForms:
             symmetry=ORTHOGONAL,
         )
         form = OutputForm([seen], facts, self._groups.selection, part)
-        return result([given], self._rotated.moved_one(number, seen), form)
+        return in_given_form([given], self._rotated.moved_one(number, seen), form)

@@ -1,4 +1,4 @@
-"""Code of models, run so that nothing of it stays behind in the process."""
+"""Running the code of a caller's models without changing the state of the process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rebasin_cli.api.keywords import count
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import RebasinError, UsageError
 from rebasin_cli.models.user.batch_inputs import examples_of_batches
-from rebasin_cli.models.user_functions import evaluation, loader, loader_of
+from rebasin_cli.models.user_functions import load_evaluation, load_loader, loader_of
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.network import Network, UserCode, no_data
 from rebasin_cli.options.data import Data
@@ -30,7 +30,7 @@ _TURN = RLock()  # what is put back below belongs to the process: two threads wo
 
 @contextmanager
 def running_models() -> Iterator[None]:
-    """Leave the random states of torch, NumPy and Python as they were; threads take turns."""
+    """Restore the random states of torch, NumPy and Python afterwards. Threads take turns."""
     used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch's own
     devices = list(range(torch.cuda.device_count())) if used else []
     with _TURN, torch.random.fork_rng(devices=devices):
@@ -43,10 +43,10 @@ def running_models() -> Iterator[None]:
 
 
 def library_verb(verb: Callable[_ParamsT, _ReturnT]) -> Callable[_ParamsT, _ReturnT]:
-    """Return a verb that runs as in a fresh process, whatever modes of torch its caller is in.
+    """Return a verb that runs as in a fresh process, whatever modes of torch its caller has set.
 
-    Tensors are made on the CPU, may need gradients, and are none of inference mode. What errors say
-    of options is said as the library calls them.
+    New tensors are on the CPU and are no inference tensors, so that they may need gradients. Errors
+    spell options as keywords of the library.
     """
 
     @wraps(verb)
@@ -64,7 +64,7 @@ def library_verb(verb: Callable[_ParamsT, _ReturnT]) -> Callable[_ParamsT, _Retu
     return run
 
 
-def several(models: Iterable[_ReturnT]) -> list[_ReturnT]:
+def model_list(models: Iterable[_ReturnT]) -> list[_ReturnT]:
     """Return models that are given one by one. Raises TypeError for what is one model."""
     if isinstance(models, str | Mapping | nn.Module | Checkpoint):
         raise TypeError("models: expected several, in a list")
@@ -87,7 +87,7 @@ def user_code(network: Network, data: Any, evaluate: Any, batches: int | None) -
     return UserCode(
         network=network,
         loader=_loader(data),
-        evaluate=evaluation(evaluate) if isinstance(evaluate, str) else evaluate,
+        evaluate=load_evaluation(evaluate) if isinstance(evaluate, str) else evaluate,
         data=Data(data="the data", batches=limit, evaluate="the evaluation"),
     )
 
@@ -95,7 +95,7 @@ def user_code(network: Network, data: Any, evaluate: Any, batches: int | None) -
 def _loader(data: Any) -> Any:
     if data is None:
         return no_data
-    return loader(data) if isinstance(data, str) else loader_of(data, "the data")
+    return load_loader(data) if isinstance(data, str) else loader_of(data, "the data")
 
 
 def first_batch(code: UserCode, machine: Machine) -> Any:

@@ -36,13 +36,14 @@ def open(
     ignore_classes: bool = False,
     dequantize: bool = False,
 ) -> Checkpoint:
-    """Return a checkpoint, its tensors read when they are asked for; close it, or use `with`.
+    """Return a checkpoint whose tensors are read when they are asked for. Close it, or use `with`.
 
-    path: a weight file, a folder or the index of shards. key: where the weights are in a nested
-    PyTorch file, as `ema.model`. rename: `OLD=NEW`, one or several: a regular expression in names,
-    and what it becomes. ignore_classes: leave out objects of classes that a file may not hold.
-    dequantize: read int8 and fp8 codes with scales as weights. Raises CheckpointError for what is
-    damaged, or wants to run code.
+    path: a weight file, a folder, or the index of shards. key: where in a nested PyTorch file the
+    weights are, as `ema.model`. rename: one or several `OLD=NEW`: a regular expression that is
+    searched for in the names of tensors, and its replacement. ignore_classes: leave out objects of
+    classes that are not read, instead of refusing the file. dequantize: read int8 and fp8 codes
+    with scales as the weights that they stand for. Raises CheckpointError for a file that is
+    damaged or that would run code.
     """
     selection = Selection(
         key=key, renames=renames_of(rename), ignore_classes=ignore_classes, dequantize=dequantize
@@ -61,18 +62,18 @@ def save(
     format: str | None = None,
     drop_rest: bool = False,
 ) -> Written:
-    """Write a model, or a matching as a permutation file; whole, or not at all.
+    """Write a model, or the permutations of a matching. The file is there whole, or not at all.
 
-    A result that was made from a file is written like that: its dtypes, order, shards, nesting,
-    metadata, and where it came from. A state dict is written as the ending of the path says; of
-    tensors that are one in memory, safetensors gets the first. What is no tensor in it is left out,
-    with a RebasinWarning.
+    A result that was made from a file is written in the form of that file: its dtypes, order,
+    shards, nesting and metadata, and a note of where it came from. A state dict is written in the
+    format that the ending of the path names. Of tensors that share their memory, a safetensors
+    file gets the first. Entries that are no tensors are left out, with a RebasinWarning.
 
-    force: replace a file that is there. in_place: even one that the result was made from. dtype: of
-    floating tensors: `keep`, `float32`, `bfloat16` or `float16`. format: `safetensors` or `pt`.
-    drop_rest: nothing of a nested file but its parts with weights.
+    force: replace an existing file. in_place: even if the result was made from it. dtype: of
+    floating tensors in the file: `keep`, `float32`, `bfloat16` or `float16`. format: `safetensors`
+    or `pt`. drop_rest: of a nested file write only the parts that hold weights.
 
-    Raises UsageError for a place that may not be written, MachineError if the disk fails.
+    Raises UsageError for a path that may not be written, MachineError if the disk fails.
     """
     output = Output(force=force, in_place=in_place, dtype=dtype, format=format, drop_rest=drop_rest)
     target = named_path(fspath(path))

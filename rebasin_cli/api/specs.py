@@ -1,4 +1,4 @@
-"""Specs: loaded, chosen as the commands do, or traced from a model object and proved."""
+"""Specs: loaded by name, chosen as the commands choose them, or traced from a model object."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.spec.library import load_spec as load_named
 from rebasin_cli.spec_choice.bundled import NoFitError
 from rebasin_cli.spec_choice.choice import Choice, GivenSpec
+from rebasin_cli.spec_choice.target_tracing import check_validated, trace_subject, trace_target
 from rebasin_cli.spec_choice.trace_format import TracedModel
-from rebasin_cli.spec_choice.traced import spec_for, traced_tensors
-from rebasin_cli.spec_choice.traced_model import check_validated, trace_subject, trace_target
+from rebasin_cli.spec_choice.traced_fit import spec_for, traced_tensors
 from rebasin_cli.spec_choice.unnamed import is_excused
 from rebasin_cli.tracer.derivation.unit_symmetry import Choices
 from rebasin_cli.tracer.model_trace import Trace
@@ -77,10 +77,10 @@ class SpecSource:
 
 @library_verb
 def load_spec(name: str | PathLike[str]) -> Spec:
-    """Return a bundled spec by its name, or that of a file.
+    """Return the bundled spec of a name, or the spec in a file.
 
-    Raises SpecError for what is none, UsageError for an unknown name, RebasinError for a file that
-    cannot be read.
+    Raises SpecError for a text that is no valid spec, UsageError for an unknown name, RebasinError
+    for a file that cannot be read.
     """
     return load_named(fspath(name))
 
@@ -94,16 +94,22 @@ def trace(
     free_outputs: bool = False,
     buffers: str | Sequence[str] = (),
 ) -> Trace:
-    """Return the symmetry of a network, proved by running it with its units permuted.
+    """Return the symmetry of a network: which units may change places without changing outputs.
 
-    model: a module, which is copied, what builds one, or a TARGET of the command line. inputs: a
-    tensor, a tuple of arguments, a mapping of keywords, or a list of these, all of which count;
-    None: guessed. outputs: names of those that must stay; none: those that a user looks at.
+    The network is run once and every operator is recorded. The spec that follows is proved by
+    running the network again with all groups of units in random order.
+
+    model: a module (it is copied), a function that builds one, or a TARGET of the command line.
+    inputs: one call of the model: a tensor, a tuple of arguments, or a mapping of keywords; or a
+    list of such calls, which are all recorded. None: guessed.
+    outputs: names of the outputs that must stay the same. None named: those that a user looks at.
     free_outputs: units of the outputs may change places, as in a backbone without its head.
-    buffers: globs of buffers that move like parameters. `.spec` of the result is the spec, `.proof`
-    says how it was proved, `.fixed` what does not move and why. Traces of targets are kept in the
-    cache of the command line, unless REBASIN_NO_CACHE is set. Raises UsageError for what does not
-    run, TypeError for what is no model or no input.
+    buffers: globs over names of buffers that move like parameters.
+
+    `.spec` of the result is the spec, `.proof` says how it was proved, `.fixed` lists what does not
+    move and why. Traces of TARGETs are kept in the cache of the command line, unless
+    REBASIN_NO_CACHE is set. Raises UsageError for a model that does not run, TypeError for an
+    argument that is no model or no input.
     """
     choices = Choices(texts(outputs), free_outputs, texts(buffers))
     with running_models():
@@ -184,7 +190,7 @@ def _example(value: object) -> Example:
     )
 
 
-def problem(
+def matching_problem(
     models: Sequence[Checkpoint],
     given: Sequence[Model],
     source: SpecSource,
@@ -193,19 +199,19 @@ def problem(
     done: str | None = None,
     rotated: bool = False,
 ) -> MatchingProblem[Choice]:
-    """Return models as a matching problem, under the spec that a source tells.
+    """Return opened models as a matching problem under the spec that a source names.
 
-    given: the models as they came: where nothing tells and no bundled spec fits them and what they
-    compute, or where there are inputs, a module among them is traced. done, rotated: see
-    `open_problem`.
+    given: the models as the caller gave them. If the source names neither a spec nor a model, a
+    module among them is traced where there are inputs, or where no bundled spec fits its tensors
+    and its function. done, rotated: see `open_problem`.
     """
     machine = plan_machine(groups.computing, groups.search)
-    asked = replace(groups, tracing=_tracing(source))
+    asked = replace(groups, tracing=_tracing_options(source))
     module = next((model for model in given if isinstance(model, nn.Module)), None)
     untold = source.spec is None and source.model is None
     with running_models():
         if module is None or not untold:
-            named = _given(source, models, groups.selection)
+            named = _given_spec(source, models, groups.selection)
             return problem_of(models, asked, machine, given=named, done=done, rotated=rotated)
         if source.inputs is None:
             with suppress(NoFitError):
@@ -213,7 +219,7 @@ def problem(
                 held = models[next(k for k, model in enumerate(given) if model is module)]
                 if _suits(found.choice, module, held, groups.selection):
                     return found
-        named = _traced(module, source.inputs, models, groups.selection)
+        named = _traced_spec(module, source.inputs, models, groups.selection)
         return problem_of(models, asked, machine, given=named, done=done, rotated=rotated)
 
 
@@ -232,12 +238,12 @@ def _suits(choice: Choice, module: nn.Module, held: Checkpoint, selection: Selec
     return keeps_function(FunctionCheck(network, required=False), held, choice.bound)
 
 
-def _tracing(source: SpecSource) -> Tracing:
+def _tracing_options(source: SpecSource) -> Tracing:
     target = source.model if isinstance(source.model, str) and source.inputs is None else None
     return Tracing(target=target)
 
 
-def _given(
+def _given_spec(
     source: SpecSource, models: Sequence[Checkpoint], selection: Selection
 ) -> GivenSpec | None:
     """Return the spec that is at hand as an object, or has to be traced from one."""
@@ -250,10 +256,10 @@ def _given(
         return GivenSpec(f"given: {source.spec.name or 'without a name'}", source.spec)
     if source.model is None or (isinstance(source.model, str) and source.inputs is None):
         return None
-    return _traced(source.model, source.inputs, models, selection)
+    return _traced_spec(source.model, source.inputs, models, selection)
 
 
-def _traced(
+def _traced_spec(
     model: NetworkLike, inputs: Any, models: Sequence[Checkpoint], selection: Selection
 ) -> GivenSpec:
     """Return the spec of a network in the names of some models of it.

@@ -1,4 +1,4 @@
-"""Whatever holds tensors, as a checkpoint, and results in the form that was given."""
+"""Models that a caller gives, opened as checkpoints, and results in the form that they came in."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from rebasin_cli.checkpoint.source_checkpoint import (
     module_checkpoint,
 )
 from rebasin_cli.errors import CheckpointError, NotFiniteError
-from rebasin_cli.files.inputs import agreeing, reading_of
+from rebasin_cli.files.inputs import agree_on_tensors, reading_of
 from rebasin_cli.files.part_sources import Parts
 from rebasin_cli.files.targets import common_ties
-from rebasin_cli.merging.whole import exactly
+from rebasin_cli.merging.whole_numbers import converted_exactly
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.tensors import Derived, TensorInfo, TensorSource, dtype_name
 from rebasin_cli.tensors.numbers import all_finite
@@ -34,11 +34,12 @@ Model: TypeAlias = "ModelInMemory | TensorSource | str | PathLike[str]"
 
 @dataclass(frozen=True)
 class OutputForm:
-    """What a result needs to be written like the first of the checkpoints it was made from.
+    """What is needed to write a result in the form of the first checkpoint it was made from.
 
-    made_of: those. facts: its provenance, which takes their digests. selection: what of them was
-    worked on. parts: what the sets of weights beside it become; None: they stay, and are stale.
-    others: tensors of the result that are of another shape than those of the first.
+    made_of: all checkpoints it was made from. facts: returns its provenance; late, since that reads
+    whole files for their digests. selection: which tensors were worked on. parts: what becomes of
+    other sets of weights in the file; None: they stay as they are, and are stale. others: tensors
+    of the result whose shape is not that of the first checkpoint's.
     """
 
     made_of: Sequence[Checkpoint]
@@ -82,14 +83,15 @@ class ComputedCheckpoint(SourceCheckpoint):
 def open_all(
     models: Sequence[Model], selection: Selection, *, first: int = 1, label: str = "model"
 ) -> list[Checkpoint]:
-    """Return models as checkpoints, their names brought to those of the first.
+    """Return models as checkpoints, under the tensor names of the first.
 
-    first: the number of the first one, for renames of model N. label: what errors call one that
-    is no file, before its number. State dicts and modules are shared, not copied. Raises TypeError
-    for what holds no tensors, and what opening files does.
+    first: the number of the first model, which a rename `N:OLD=NEW` counts by. label: what errors
+    call a model that is no file, followed by its number. State dicts and modules are not copied:
+    memory is shared. Raises TypeError for objects that hold no tensors, and what opening files
+    raises.
     """
     found = [_checkpoint(m, k, selection, label) for k, m in enumerate(models, first)]
-    return agreeing(found, selection)
+    return agree_on_tensors(found, selection)
 
 
 def open_owned(model: Model) -> Checkpoint:
@@ -101,7 +103,9 @@ def open_owned(model: Model) -> Checkpoint:
 
 def open_beside(reference: Checkpoint, model: Model, selection: Selection) -> Checkpoint:
     """Return a model under the names of a reference, read as the second one of a matching."""
-    return agreeing([reference, _checkpoint(model, 2, selection, "the model")], Selection())[1]
+    return agree_on_tensors(
+        [reference, _checkpoint(model, 2, selection, "the model")], Selection()
+    )[1]
 
 
 def _checkpoint(model: Model, number: int, selection: Selection, name: str) -> Checkpoint:
@@ -128,13 +132,13 @@ def in_memory(model: Model) -> TypeGuard[ModelInMemory]:
     return isinstance(model, Mapping | nn.Module)
 
 
-def result(
+def in_given_form(
     given: Sequence[Model], source: TensorSource, form: OutputForm
 ) -> dict[str, Tensor] | ComputedCheckpoint:
-    """Return tensors of a source in the form of the models that they were made from.
+    """Return the tensors of a source in the form of the models that it was made from.
 
-    State dicts and modules alone: a state dict; with anything else, such as a path, among them: a
-    checkpoint that is computed late.
+    given: these models. If all are state dicts or modules, the result is a state dict. If any is
+    something else, such as a path, it is a checkpoint that is computed as it is read.
     """
     held = [model for model in given if in_memory(model)]
     if len(held) < len(given):
@@ -145,11 +149,11 @@ def result(
 def state_dict_like(
     given: Sequence[Mapping[str, Any]], source: TensorSource, form: OutputForm
 ) -> dict[str, Tensor]:
-    """Return tensors of a source as a state dict like the first of those it was made from.
+    """Return the tensors of a source as a state dict like the first of those it was made from.
 
-    Order, dtypes, devices, the version numbers that modules keep in it and what is no tensor are
-    those of the first one. No memory is shared with any of them, and within the result by tensors
-    that are one in all of them.
+    Order, dtypes, devices, the version numbers of modules (`_metadata`) and entries that are no
+    tensors are those of the first. The result shares no memory with any of them; inside it, tensors
+    share memory that do so in all of them.
     """
     state, like, ties = given[0], form.like, form.ties
     names = {like.stored_name(name): name for name in like.names()}
@@ -207,7 +211,7 @@ class _InDtypes(Derived):
     def _exactly(self, tensor: Tensor, info: TensorInfo) -> Tensor:
         if tensor.is_complex() and info.dtype.is_complex:
             return tensor.to(info.dtype)
-        found = exactly(tensor, info.dtype)
+        found = converted_exactly(tensor, info.dtype)
         if found is None:
             raise CheckpointError(
                 f"tensor {info.name!r} is {dtype_name(tensor.dtype)} in one model, and "

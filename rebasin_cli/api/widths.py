@@ -1,4 +1,4 @@
-"""Models with more units that do nothing: widen."""
+"""Models made wider by units that do nothing: widen."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from rebasin_cli.alignment.function_check import FunctionCheck
 from rebasin_cli.api.keywords import Groups, groups_of
 from rebasin_cli.api.running import library_verb, running_models
-from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem, subject_given
+from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, matching_problem, subject_given
 from rebasin_cli.api.tensors_in import (
     Model,
     ModelInMemory,
     OutputForm,
+    in_given_form,
     open_all,
     open_beside,
-    result,
 )
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.command import AlignRequest
@@ -31,7 +31,7 @@ from rebasin_cli.network.network import network_of
 from rebasin_cli.spec_choice.choice import Choice, GivenSpec
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.widening.growth import plan_growth
-from rebasin_cli.widening.wider_checkpoint import WiderCheckpoint, wider
+from rebasin_cli.widening.wider_checkpoint import WiderCheckpoint, as_wider
 from rebasin_cli.widening.wider_proof import prove_widening, resized_check
 from rebasin_cli.widening.wider_sizes import checked_sizes, sizes_of
 
@@ -75,18 +75,22 @@ def widen(
     inputs: object = None,
     **options: Unpack[Options],
 ) -> dict[str, Tensor] | Checkpoint:
-    """Return a model with more units that do nothing, its function the same, as `rebasin widen`.
+    """Return a model with more units, all of which do nothing: its function stays the same.
 
-    to: by the name of a group, or a glob over them, how many units it gets; or a model that is as
-    wide. New units are zero wherever they stand. A network that is given is run, as it is and
-    wider; without one, groups of which a spec does not tell that new units do nothing need `trust`,
-    with which nothing is run, and that you compare outputs. Other arguments are
-    those of `match`, the result is as of `fold`; a config.json is not rewritten. Raises UsageError
-    for groups that cannot be widened, with the reason of each, and what `match` raises.
+    to: the new sizes: the name of a group, or a glob over names -> its number of units; or a model
+    that has the widths wanted. All weights of new units are zero.
+    model, inputs: a network that is run as it is and wider, to see that outputs stay. Without one,
+    `trust` is needed for groups of which the spec does not show that new units do nothing: then
+    nothing is run, and it is for you to compare outputs.
+    The other arguments are those of `match`; the result has the form that `fold` returns. A
+    config.json is not rewritten. Raises UsageError for groups that cannot be widened, with the
+    reason for each, and what `match` raises. The command is `rebasin widen`.
     """
     groups = groups_of(SpecSource(spec).named, options)
     (held,) = open_all([a], groups.selection, label="the model")
-    found = problem([held], [a], SpecSource(spec, model, inputs), groups, done="multiplied")
+    found = matching_problem(
+        [held], [a], SpecSource(spec, model, inputs), groups, done="multiplied"
+    )
     (seen,), choice = found.models, found.choice
     if _is_model(to):
         like = open_beside(seen, to, groups.selection)
@@ -96,11 +100,11 @@ def widen(
     growth = plan_growth(
         choice.bound, checked_sizes(choice.bound, sizes), choice.movable, seen.names()
     )
-    wide = wider(seen, growth, {})
+    wide = as_wider(seen, growth, {})
     if not trust:
         hint = "other widths, or where outputs stay: trust=True"
         _prove(wide, a, SpecSource(spec, model, inputs), groups, hint)
-    return result([a], wide, _form(wide, seen, choice, groups))
+    return in_given_form([a], wide, _form(wide, seen, choice, groups))
 
 
 def as_wide_as(a: Model, b: Model, source: SpecSource, groups: Groups) -> Model:
@@ -109,7 +113,7 @@ def as_wide_as(a: Model, b: Model, source: SpecSource, groups: Groups) -> Model:
     Raises UsageError where `b` is wider, and where nothing tells that new units do nothing.
     """
     reference, held = open_all([a, b], groups.selection)
-    choice = problem([reference], [a], source, groups).choice
+    choice = matching_problem([reference], [a], source, groups).choice
     asked = AlignRequest(models=(), widen=True, selection=groups.selection)
     given = GivenSpec(choice.name, choice.bound.spec)
     (wide,) = widen_models(reference, [held], asked, given)
@@ -117,7 +121,7 @@ def as_wide_as(a: Model, b: Model, source: SpecSource, groups: Groups) -> Model:
         return b
     hint = "where outputs stay: align(a, widen(b, a, trust=True))"
     _prove(wide, b, source, groups, hint)
-    return result([b], wide, _form(wide, held, choice, groups))
+    return in_given_form([b], wide, _form(wide, held, choice, groups))
 
 
 def _prove(

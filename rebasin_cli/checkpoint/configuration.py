@@ -26,12 +26,12 @@ def configuration_in(
     dtype: str | None,
     *,
     coded: bool = True,
-    parted: bool = False,
+    untied: bool = False,
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> str | None:
     """Return a folder's config.json for weights of another dtype, or that are codes no more.
 
-    parted: an output head that was the embedding is a tensor of its own. settings: what it says
+    untied: an output head that was the embedding is a tensor of its own. settings: what it says
     otherwise besides.
 
     As text; None if it says the same of them, or there is none that can be read.
@@ -49,7 +49,7 @@ def configuration_in(
     changed = _inside(kept, dtype) if dtype else kept
     if dtype and (_OLD in config or any(key in config for key in _LOADED_BY_TRANSFORMERS)):
         changed |= {_NEW: dtype}
-    if parted:
+    if untied:
         changed = untied_settings(changed)
     changed = {**changed, **settings}
     if changed == config:
@@ -69,10 +69,10 @@ def _without_ties(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _inside(config: dict[str, Any], dtype: str) -> dict[str, Any]:
     """Return a configuration, and those of parts of the model in it, with another dtype."""
-    return {key: _changed(key, value, dtype) for key, value in config.items()}
+    return {key: _with_dtype(key, value, dtype) for key, value in config.items()}
 
 
-def _changed(key: str, value: Any, dtype: str) -> Any:
+def _with_dtype(key: str, value: Any, dtype: str) -> Any:
     if isinstance(value, dict) and key not in _CODES:
         return _inside(value, dtype)
     return dtype if key in (_OLD, _NEW) and isinstance(value, str) else value

@@ -58,6 +58,11 @@ def missing(path: Path) -> CheckpointError:
     return CheckpointError("no such file", where=str(path), hint=suggest(path.name, names))
 
 
+def changed_in_use(where: object) -> CheckpointError:
+    """Return the error for a file that is another than when it was opened."""
+    return CheckpointError("the file was changed while it was in use", where=str(where))
+
+
 def refuse_loop(path: Path) -> None:
     """Raise UsageError for a link that leads round to itself: nothing can be written there."""
     try:

@@ -84,14 +84,14 @@ def find_weights(path: Path, *, adapters: bool = False) -> WeightSet:
         is_folder = path.is_dir()
     if not is_folder:
         named_index = path.name.endswith(INDEX_ENDING)
-        return _indexed(path) if named_index else WeightSet(files=(path,))
+        return _weights_of_index(path) if named_index else WeightSet(files=(path,))
     inside = names_in(path)
     pieces = pieces_among(inside.files)
     if pieces:
         return WeightSet(files=tuple(path / name for name in pieces), folder=path, pieces=True)
     chosen = _choose(inside, path, adapters=adapters)
     if len(chosen) == 1 and chosen[0].endswith(INDEX_ENDING):
-        return _indexed(path / chosen[0])
+        return _weights_of_index(path / chosen[0])
     return WeightSet(files=tuple(path / name for name in chosen), folder=path)
 
 
@@ -191,7 +191,7 @@ def _holds_weights(folder: Path) -> bool:
     return any(map(is_weight_name, names.files)) and not foreign_folder(names)
 
 
-def _indexed(index: Path) -> WeightSet:
+def _weights_of_index(index: Path) -> WeightSet:
     weight_map, notes = _read_index(index)
     folder = index.parent
     names = sorted(set(weight_map.values()))

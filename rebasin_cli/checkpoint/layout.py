@@ -58,9 +58,9 @@ def layout_for(layout: Layout, format: str) -> Layout:
     if format == layout.format:
         return layout
     if format == "safetensors":
-        return _converted(layout, "safetensors")
+        return _layout_in_format(layout, "safetensors")
     if format == "pt":
-        return _converted(layout, "pt")
+        return _layout_in_format(layout, "pt")
     known = tuple(_SINGLE)
     raise UsageError(
         f"unknown format {format!r}",
@@ -69,7 +69,7 @@ def layout_for(layout: Layout, format: str) -> Layout:
     )
 
 
-def _converted(layout: Layout, format: TorchFormat) -> Layout:
+def _layout_in_format(layout: Layout, format: TorchFormat) -> Layout:
     single = _SINGLE[format]
     names = sorted(set(layout.shards.values()))
     renamed = {name: _shard_name(name, format) if layout.index else single for name in names}

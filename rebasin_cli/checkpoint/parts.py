@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.checkpoint.renamed import strip_wrappers
-from rebasin_cli.checkpoint.torch_format.container import tensors_in_state
+from rebasin_cli.checkpoint.torch_format.container import DEEPEST, tensors_in_state
 from rebasin_cli.tensors import TensorInfo, TensorSource
 from rebasin_cli.tensors.numbers import is_floating
 
@@ -20,7 +20,6 @@ KeyPath = tuple[Any, ...]  # the keys from the top of a file to one of its parts
 # Numbers under the names of weights that are none: they follow the weights otherwise.
 _NO_WEIGHTS = re.compile(r"optim|grad|moment|exp_avg|sched", re.IGNORECASE)
 _PARALLEL = "module."
-_DEEPEST = 6  # as of the search for the weights
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,11 @@ class Fate:
 
 @dataclass(frozen=True)
 class Rest:
-    """All that is beside the weights. stale: holds numbers that belong to the old weights."""
+    """What a PyTorch file holds beside the weights.
+
+    parts: more sets of weights. stale: paths of numbers that belong to the old weights, such as
+    moments of an optimizer. harmless: paths of all else.
+    """
 
     parts: tuple[Part, ...] = ()
     stale: tuple[KeyPath, ...] = ()
@@ -66,7 +69,7 @@ class Rest:
 
     @property
     def without_parts(self) -> Rest:
-        """The same where more sets of weights do not follow."""
+        """The same if the other sets of weights do not follow the weights: they are stale then."""
         return Rest((), (*(part.path for part in self.parts), *self.stale), self.harmless)
 
 
@@ -83,7 +86,7 @@ def value_at(container: Any, path: KeyPath) -> Any:
 
 
 def rest_of(container: Any, state: Mapping[str, Any]) -> Rest:
-    """Return what is beside a state dict, in the container that holds it."""
+    """Return what a container holds beside the state dict in it."""
     weights = tensors_in_state(state)
     parts: list[Part] = []
     own: list[KeyPath] = []
@@ -141,7 +144,7 @@ def _shared(
 
 
 def _mappings(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Mapping[Any, Any]]]:
-    if isinstance(value, Mapping) and len(path) <= _DEEPEST:
+    if isinstance(value, Mapping) and len(path) <= DEEPEST:
         yield path, value
         for key, item in value.items():
             yield from _mappings(item, (*path, key))
@@ -172,7 +175,7 @@ def _belongs(path: KeyPath, value: Any, shapes: set[tuple[int, ...]]) -> bool:
 
 
 # Not `tensors.trees`: what a file holds may be nested without end, or hold itself.
-def _tensors_in(value: Any, depth: int = _DEEPEST) -> Iterator[Tensor]:
+def _tensors_in(value: Any, depth: int = DEEPEST) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif depth and isinstance(value, Mapping | list | tuple):

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from rebasin_cli.checkpoint.configuration import CONFIG
-from rebasin_cli.checkpoint.failures import reading
+from rebasin_cli.checkpoint.failures import changed_in_use, reading
 from rebasin_cli.checkpoint.folder import WeightSet, find_weights
 from rebasin_cli.checkpoint.layout import Layout
 from rebasin_cli.checkpoint.opened_files import Reading, open_files
@@ -37,7 +37,8 @@ class Checkpoint:
     path: as named, `~` expanded. files: the weight files, sorted, or what stands here for them.
     ties: alias -> first name of tensors that share their memory. `load` may be called from several
     threads. Names are without what wrappers put into them. dropped: what was left out of nested
-    files, and its class. extra: what modules keep beside their tensors. apart: see `parting`.
+    files, and its class. extra: what modules keep beside their tensors. apart: untied heads, see
+    `parting`.
     """
 
     def __init__(self, path: Path, weights: WeightSet, opened: Sequence[WeightFile]) -> None:
@@ -68,10 +69,10 @@ class Checkpoint:
         return self._changed(_reading=reading, _stored=names)
 
     def renamed(self, names: Mapping[str, str], lent: Mapping[str, str]) -> Checkpoint:
-        """Return this checkpoint under other names, its files shared.
+        """Return this checkpoint under other names; it shares the open files.
 
-        names: of its tensors -> the new ones, where they are others. lent: new names of tensors
-        that it stores under another one of theirs -> that one, renamed.
+        names: name of a tensor -> its new name, for those that change. lent: further names for
+        tensors -> the new name of the tensor that each is another name of.
         """
         stored = {names.get(seen, seen): stored for seen, stored in self._stored.items()}
         return self._changed(
@@ -80,11 +81,11 @@ class Checkpoint:
         )
 
     def parting(self, heads: Mapping[str, str]) -> Checkpoint:
-        """Return this checkpoint with tensors of their own that have the values of others.
+        """Return this checkpoint with output heads untied: tensors of their own.
 
-        heads: their names -> what has their values, with which they are tied no more. They need
-        not be in the file. `undivided` is the checkpoint as it was.
-        Raises CheckpointError where parts beside the weights have no such tensors.
+        heads: name of a head -> the embedding whose values it has. The head need not be in the
+        file. `apart` of the result is `heads`, `undivided` the checkpoint as it was.
+        Raises CheckpointError if other sets of weights in the file have no such tensors.
         """
         new = {name: first for name, first in heads.items() if name not in self._stored}
         if new and self.rest.parts:
@@ -99,7 +100,7 @@ class Checkpoint:
 
     @property
     def undivided(self) -> Checkpoint:
-        """This checkpoint, with nothing parted that is one tensor in the file."""
+        """This checkpoint before any head was untied by `parting`."""
         return self._undivided or self
 
     def _changed(self, **attributes: object) -> Checkpoint:
@@ -150,7 +151,7 @@ class Checkpoint:
 
     @property
     def rest(self) -> Rest:
-        """What is in the file beside the weights; of several files, what is in none of them."""
+        """What a single file holds beside the weights; of several files nothing counts."""
         return self._opened[0].rest if len(self._opened) == 1 else Rest()
 
     def part(self, key: str) -> PartSource:
@@ -270,5 +271,5 @@ def _opened_again(
 ) -> Checkpoint:
     found = open_checkpoint(path, reading=reading)
     if [file.stamp for file in found.opened] != stamps:
-        raise CheckpointError("the file was changed while it was in use", where=str(path))
+        raise changed_in_use(path)
     return found._changed(**seen)

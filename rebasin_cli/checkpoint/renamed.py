@@ -26,7 +26,7 @@ def seen_names(
     renames: pairs of a regular expression and what it becomes, applied in turn before anything
     else. Raises UsageError for one that is none, CheckpointError if two names become one.
     """
-    renamed = _renamed(list(stored), renames, where)
+    renamed = _apply_renames(list(stored), renames, where)
     seen = _unwrapped(renamed, stored)
     return dict(zip(seen, stored, strict=True))
 
@@ -61,7 +61,7 @@ def _all_parallel(names: Sequence[str], counters: Sequence[bool]) -> bool:
     return bool(weights) and all(n.startswith(_PARALLEL) and n != _PARALLEL for n in weights)
 
 
-def _renamed(names: list[str], renames: Sequence[tuple[str, str]], where: str) -> list[str]:
+def _apply_renames(names: list[str], renames: Sequence[tuple[str, str]], where: str) -> list[str]:
     new = names
     for pattern, replacement in renames:
         new = substitute_names(pattern, replacement, new)

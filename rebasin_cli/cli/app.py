@@ -21,7 +21,7 @@ from typer.models import ArgumentInfo
 
 from rebasin_cli import __version__
 from rebasin_cli.cli.process import PIPE_CLOSED, prepare_heap, prepare_streams, settle_stdout
-from rebasin_cli.cli.runner import COMPLAINT, carry_out, fail, guard
+from rebasin_cli.cli.runner import COMPLAINT, carry_out, fail, guard, require_present
 from rebasin_cli.cli.signals import StoppedError, leave_on_signals
 from rebasin_cli.cli.unknown_option import unknown_option
 from rebasin_cli.commands.registry import COMMANDS, SPEC, CommandEntry
@@ -88,8 +88,6 @@ def _guarded(command: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     Its arguments that are paths are files that it reads: they have to be there.
     """
-    from rebasin_cli.cli.present import require_present
-
     parameters = signature(function, eval_str=True).parameters.values()
     arguments = [p.name for p in parameters if _is_argument(p.annotation)]
 
@@ -220,7 +218,7 @@ def command_tree() -> Any:
 
 
 def _about(complaint: Exception) -> str:
-    """Return the command that typer complains about; `rebasin` of what stands before it."""
+    """Return the name of the command that typer complains about, `rebasin` if there is none yet."""
     context, names = getattr(complaint, "ctx", None), []
     while context is not None and context.parent is not None:
         names.append(str(context.info_name))

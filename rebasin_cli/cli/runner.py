@@ -6,8 +6,9 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from time import perf_counter
 from typing import NoReturn, cast
 
@@ -15,7 +16,13 @@ import typer
 
 from rebasin_cli.cli.process import PIPE_CLOSED, say
 from rebasin_cli.cli.signals import StoppedError, unwind_on_signals
-from rebasin_cli.errors import MachineError, RebasinError, refusal_by_system
+from rebasin_cli.errors import (
+    CheckpointError,
+    MachineError,
+    Problem,
+    RebasinError,
+    refusal_by_system,
+)
 from rebasin_cli.presentation.work import PrintedText, Work
 
 BUG = 70
@@ -58,6 +65,29 @@ def _shown(work: Work) -> int:
         return 0
     screen.finish(codes.count(PARTIAL), perf_counter() - began)
     return max(codes)
+
+
+def require_present(paths: Iterable[Path]) -> None:
+    """Raise CheckpointError for paths on this machine that lead nowhere, all at once.
+
+    Whoever opens them would tell the same, seconds later: that takes torch.
+    """
+    from rebasin_cli.checkpoint.failures import reading
+    from rebasin_cli.checkpoint.remote.remote_path import RemotePath, named_path
+
+    problems: list[Problem] = []
+    for path in map(named_path, paths):
+        if isinstance(path, RemotePath):
+            continue
+        try:
+            with reading(path):
+                path.stat()
+        except CheckpointError as error:
+            problems += error.problems
+        except MachineError:
+            continue  # of what is there, and refused, whoever reads it tells
+    if problems:
+        raise CheckpointError(*dict.fromkeys(problems))
 
 
 @contextmanager

@@ -65,7 +65,7 @@ class Processes:
 
     @contextmanager
     def _alive(self, worker: Connection) -> Iterator[None]:
-        """Turn what a connection says of a process that is gone into an error."""
+        """Raise MachineError if the connection to a process breaks since the process has ended."""
         try:
             yield
         except (EOFError, OSError) as error:

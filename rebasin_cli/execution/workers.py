@@ -41,7 +41,7 @@ class Workers:
         return self.kind == RAY
 
     def here(self, computing: Computing) -> Computing:
-        """Return what of this machine is used for what is done before the tasks, and by it."""
+        """Return the means of this process for what it does before the tasks, or as one of them."""
         if self.kind == LOCAL:
             return computing
         return replace(computing, device="auto" if self.repeat else self.machines[0].device)

@@ -74,7 +74,7 @@ def compare_configs(configs: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         apart = list(_differences(ours, theirs))
         structure = [line for key, line in apart if _refused(key, ours, theirs)]
         if structure:
-            problems.append(unlike(where, first, structure))
+            problems.append(other_configuration(where, first, structure))
         elif apart:
             details = ", ".join(line for _, line in apart)
             told_of = f"{where} and {first} differ in config.json: {details}"
@@ -92,12 +92,12 @@ def check_sizes(spec: Spec, models: Sequence[Checkpoint]) -> None:
         pairs = [(key, _inside(told[0][1], key), _inside(config, key)) for key in keys]
         lines = [_line(key, a, b) for key, a, b in pairs if None not in (a, b) and a != b]
         if lines:
-            problems.append(unlike(where, told[0][0], lines))
+            problems.append(other_configuration(where, told[0][0], lines))
     if problems:
         raise CheckpointError(*problems)
 
 
-def unlike(where: str, first: str, lines: Sequence[str]) -> Problem:
+def other_configuration(where: str, first: str, lines: Sequence[str]) -> Problem:
     """Return the refusal of a model whose configuration is another one."""
     return Problem(
         f"its config.json is not that of {first}",

@@ -10,7 +10,7 @@ from itertools import islice
 
 from rebasin_cli.checkpoint.renamed import is_counter
 from rebasin_cli.checkpoint.torch_format.container import is_extra_state
-from rebasin_cli.merging.whole import number_kind
+from rebasin_cli.merging.whole_numbers import number_kind
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.wording import and_more, shorten
@@ -42,7 +42,7 @@ class Difference:
 
     @property
     def of_heads(self) -> bool:
-        """Whether all that is apart lies in modules beside, or on top of, a common backbone."""
+        """Whether the models differ only in heads beside, or on top of, a common backbone."""
         apart = len(self.missing) + len(self.extra)
         return 0 < apart <= len(self.common) and all(map(_is_head, skipped_globs(self)))
 
@@ -65,7 +65,7 @@ def difference_of(
             return False
         return selection.selects(name) and not any(fnmatchcase(name, glob) for glob in apart)
 
-    both = [n for n, info in wanted.items() if n in found and _compared(n, info, selection)]
+    both = [n for n, info in wanted.items() if n in found and _is_compared(n, info, selection)]
     return Difference(
         wanted,
         found,
@@ -95,14 +95,14 @@ def names_hint(difference: Difference, number: int) -> str:
 
 
 def skipped_globs(difference: Difference) -> list[str]:
-    """Return globs for what is apart, each for the largest module that holds nothing in common."""
+    """Return globs for what one model lacks, each for the largest module without common tensors."""
     common = difference.common
     held = {name[: k + 1] for name in common for k in range(len(name)) if name[k] == "."}
     globs: dict[str, None] = {}
     for name in (*difference.missing, *difference.extra):
         ends = (k + 1 for k, letter in enumerate(name) if letter == ".")
         module = next((name[:end] for end in ends if name[:end] not in held), None)
-        globs[_escaped(f"{module}") + "*" if module else _escaped(name)] = None
+        globs[_escape_glob(f"{module}") + "*" if module else _escape_glob(name)] = None
     return list(globs)
 
 
@@ -118,16 +118,16 @@ def _unlike(ours: TensorInfo, theirs: TensorInfo, selection: Selection) -> bool:
     return ours.shape != theirs.shape
 
 
-def _compared(name: str, info: TensorInfo, selection: Selection) -> bool:
+def _is_compared(name: str, info: TensorInfo, selection: Selection) -> bool:
     return selection.selects(name) and (info.floating or not is_extra_state(name))
 
 
 def _is_head(glob: str) -> bool:
-    """Return whether a module stands beside the layers, or at the top of what holds them."""
+    """Return whether a glob names a module outside of the numbered layers, at most two deep."""
     return glob.count(".") <= 2 and not re.search(r"[0-9]", glob)
 
 
-def _escaped(text: str) -> str:
+def _escape_glob(text: str) -> str:
     return re.sub(r"([*?[])", r"[\1]", text)
 
 

@@ -68,10 +68,10 @@ def headers_of(models: Sequence[Checkpoint]) -> Headers:
 def _common_ties(
     models: Sequence[Checkpoint], everywhere: frozenset[str]
 ) -> Iterator[tuple[str, str]]:
-    """Yield alias and first name of what no model keeps apart.
+    """Yield alias and first name of tensors that are tied in every model that has both.
 
-    Models may name the two in another order; what all of them have comes first, so that there is
-    a tensor to compare.
+    Models may order the two names differently; the name that all models have counts as the first,
+    so that there is a tensor to compare.
     """
     told: set[frozenset[str]] = set()
     aliases: set[str] = set()

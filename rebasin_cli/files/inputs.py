@@ -50,22 +50,22 @@ def open_models(
     """
     numbers = range(1, len(paths) + 1)
     readings = [replace(reading_of(selection, n), adapters=adapters) for n in numbers]
-    opened, failures = _opened(paths, readings)
+    opened, failures = _open_each(paths, readings)
     parts = [k for k, error in failures.items() if isinstance(error, PartError)]
     if len(parts) < len(paths):
         # --key counts where it names something; the other files are looked through as usual.
         whole = [replace(readings[k], key=None) for k in parts]
-        others, more = _opened([paths[k] for k in parts], whole)
+        others, more = _open_each([paths[k] for k in parts], whole)
         opened |= {parts[k]: model for k, model in others.items()}
         failures = {k: e for k, e in failures.items() if k not in parts}
         failures |= {parts[k]: error for k, error in more.items()}
     if failures:
         for model in opened.values():
             model.close()
-        raise _together([failures[k] for k in sorted(failures)])
+        raise _joined_error([failures[k] for k in sorted(failures)])
     models = [opened[k] for k in sorted(opened)]
-    _tell([models[k] for k in parts], models, selection)
-    return agreeing(models, selection)
+    _tell_unread([models[k] for k in parts], models, selection)
+    return agree_on_tensors(models, selection)
 
 
 def open_by_itself(path: Path, selection: Selection, *, adapters: bool = False) -> Checkpoint:
@@ -77,7 +77,7 @@ def open_by_itself(path: Path, selection: Selection, *, adapters: bool = False) 
         return open_models([path], plain, adapters=adapters)[0]
 
 
-def agreeing(models: Sequence[Checkpoint], selection: Selection) -> list[Checkpoint]:
+def agree_on_tensors(models: Sequence[Checkpoint], selection: Selection) -> list[Checkpoint]:
     """Return open models, the names of all brought to those of the first.
 
     Raises UsageError for a rename that changes no name, and a glob that matches none.
@@ -94,7 +94,7 @@ def reading_of(selection: Selection, model: int) -> Reading:
     return Reading(selection.part, renames, selection.ignore_classes, selection.dequantize)
 
 
-def _opened(
+def _open_each(
     paths: Sequence[Path], readings: Sequence[Reading]
 ) -> tuple[dict[int, Checkpoint], dict[int, RebasinError]]:
     """Return the models that can be opened, and why the others cannot, by their positions."""
@@ -108,7 +108,7 @@ def _opened(
     return opened, failures
 
 
-def _together(failures: Sequence[RebasinError]) -> RebasinError:
+def _joined_error(failures: Sequence[RebasinError]) -> RebasinError:
     if len(failures) == 1:
         return failures[0]
     kinds = {type(failure) for failure in failures}
@@ -116,7 +116,7 @@ def _together(failures: Sequence[RebasinError]) -> RebasinError:
     return kind(*dict.fromkeys(p for failure in failures for p in failure.problems))
 
 
-def _tell(
+def _tell_unread(
     without: Sequence[Checkpoint], models: Sequence[Checkpoint], selection: Selection
 ) -> None:
     """Say what was not read of some files, and with -v what stays as it is in them.
@@ -222,40 +222,53 @@ def check_moves_as(
 def _mismatches(
     reference: Checkpoint, model: Checkpoint, difference: Difference, number: int
 ) -> Iterator[Problem]:
-    """Yield what keeps a model from being compared with the reference, tensor by tensor."""
-    missing, extra = difference.missing, difference.extra
-    if missing or extra:
-        yield Problem(
-            f"its tensors are not those of {reference.path}",
-            where=str(model.path),
-            detail="\n".join(label_names("missing", missing) + label_names("not expected", extra)),
-            hint=names_hint(difference, number),
-        )
-    a, b, shapes = difference.wanted, difference.found, difference.shapes
-    if shapes:
-        yield Problem(
-            f"{len(shapes)} {plural(len(shapes), 'tensor')} of another shape "
-            f"than in {reference.path}",
-            where=str(model.path),
-            detail="\n".join(
-                label_names("shape", [shape_text(n, b[n].shape, a[n].shape) for n in shapes])
-            ),
-            hint=f"{_skipping(shapes)} leaves them as they are; where vocabularies, classes or "
-            "channels differ, align, merge and lerp take what both have with --common; "
-            "where layers are narrower, align --widen",
-        )
-    kinds = difference.kinds
-    if kinds:
-        texts = [
-            f"{n} is {dtype_name(b[n].dtype)}, expected {dtype_name(a[n].dtype)}" for n in kinds
-        ]
-        yield Problem(
-            f"{len(kinds)} {plural(len(kinds), 'tensor')} of another kind of "
-            f"numbers than in {reference.path}",
-            where=str(model.path),
-            detail="\n".join(label_names("kind", texts)),
-            hint=f"{_skipping(kinds)} leaves them as they are",
-        )
+    """Yield what keeps a model from being compared with the reference, tensor by tensor.
+
+    number: of the model, from 1, as --rename counts it.
+    """
+    if difference.missing or difference.extra:
+        yield _other_names(reference, model, difference, number)
+    if difference.shapes:
+        yield _other_shapes(reference, model, difference)
+    if difference.kinds:
+        yield _other_kinds(reference, model, difference)
+
+
+def _other_names(
+    reference: Checkpoint, model: Checkpoint, difference: Difference, number: int
+) -> Problem:
+    missing = label_names("missing", difference.missing)
+    return Problem(
+        f"its tensors are not those of {reference.path}",
+        where=str(model.path),
+        detail="\n".join(missing + label_names("not expected", difference.extra)),
+        hint=names_hint(difference, number),
+    )
+
+
+def _other_shapes(reference: Checkpoint, model: Checkpoint, difference: Difference) -> Problem:
+    a, b, names = difference.wanted, difference.found, difference.shapes
+    texts = [shape_text(name, b[name].shape, a[name].shape) for name in names]
+    return Problem(
+        f"{len(names)} {plural(len(names), 'tensor')} of another shape than in {reference.path}",
+        where=str(model.path),
+        detail="\n".join(label_names("shape", texts)),
+        hint=f"{_skipping(names)} leaves them as they are; where vocabularies, classes or "
+        "channels differ, align, merge and lerp take what both have with --common; "
+        "where layers are narrower, align --widen",
+    )
+
+
+def _other_kinds(reference: Checkpoint, model: Checkpoint, difference: Difference) -> Problem:
+    a, b, names = difference.wanted, difference.found, difference.kinds
+    texts = [f"{n} is {dtype_name(b[n].dtype)}, expected {dtype_name(a[n].dtype)}" for n in names]
+    return Problem(
+        f"{len(names)} {plural(len(names), 'tensor')} of another kind of numbers than in "
+        f"{reference.path}",
+        where=str(model.path),
+        detail="\n".join(label_names("kind", texts)),
+        hint=f"{_skipping(names)} leaves them as they are",
+    )
 
 
 def _skipping(names: Sequence[str]) -> str:

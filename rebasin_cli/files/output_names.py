@@ -26,7 +26,7 @@ def output_paths(models: Sequence[Checkpoint], output: Output, *, word: str) -> 
         return [model.path.parent / _name(model, word, output) for model in models]
     if len(models) == 1 and not _into(output, models[0]):
         return [output.path]
-    names = distinct([_name(model, word, output) for model in models], models)
+    names = distinct_names([_name(model, word, output) for model in models], models)
     return [output.path / name for name in names]
 
 
@@ -44,7 +44,7 @@ def own_target(
     return plan_target(out, model, selection, output, own=[model], others=others, create=folder)
 
 
-def distinct(names: Sequence[str], models: Sequence[Checkpoint]) -> Sequence[str]:
+def distinct_names(names: Sequence[str], models: Sequence[Checkpoint]) -> Sequence[str]:
     """Return the names, each behind its model's folder where two are the same."""
     if len(set(names)) == len(names):
         return names
@@ -63,7 +63,7 @@ def _is_folder(output: Output) -> bool:
 
 
 def _name(model: Checkpoint, word: str, output: Output) -> str:
-    suffix = ending(model, output)
+    suffix = result_ending(model, output)
     path = model.path.absolute()
     stem = path.name if path.is_dir() else name_without_ending(path)
     return f"{stem}.{word}{suffix}"
@@ -82,7 +82,7 @@ def permutation_paths(models: Sequence[Checkpoint], save: str | None) -> list[Pa
         check_ending(named_path(save))
         return [named_path(save)]
     names = [f"{model.path.absolute().stem}.permutation.safetensors" for model in models]
-    return [named_path(save) / name for name in distinct(names, models)]
+    return [named_path(save) / name for name in distinct_names(names, models)]
 
 
 def output_file(output: Output, stem: str, ending: str) -> Path:
@@ -95,7 +95,7 @@ def output_file(output: Output, stem: str, ending: str) -> Path:
     return output.path / f"{stem}{ending}" if ending and _is_folder(output) else output.path
 
 
-def ending(model: Checkpoint, output: Output) -> str:
+def result_ending(model: Checkpoint, output: Output) -> str:
     """Return the file ending of a result made like `model`; empty for a folder."""
     if model.path.is_dir() or model.path.name.endswith(INDEX_ENDING) or output.max_shard_size:
         return ""

@@ -50,20 +50,20 @@ def plan_place(
     if isinstance(path, RemotePath) and path.only_read:
         raise UsageError(f"{path} cannot be written to", hint="say where with -o")
     refuse_loop(path)
-    if _same(path, others) or (_same(path, own) and not output.in_place):
-        in_place = "" if _same(path, others) else ", or give --in-place to replace the input"
+    if _is_one_of(path, others) or (_is_one_of(path, own) and not output.in_place):
+        in_place = "" if _is_one_of(path, others) else ", or give --in-place to replace the input"
         raise UsageError(
             f"the output {path} is one of the inputs", hint=f"choose another{in_place}"
         )
-    if _same(path, own):
-        return _replacing(path)
+    if _is_one_of(path, own):
+        return _place_of_replacement(path)
     folder = _folder_to_make(path, create=create)
     if folder or not path.exists():
         return OutputPlace(path, overwrite=output.force, skip=False, folder=folder)
     if not (path.is_file() or path.is_dir()):
         raise UsageError(f"{path} is not a regular file", hint="choose another output")
     if output.force:
-        return _replacing(path)
+        return _place_of_replacement(path)
     if output.no_clobber:
         return OutputPlace(path, overwrite=False, skip=True, folder=None)
     raise UsageError(
@@ -71,7 +71,7 @@ def plan_place(
     )
 
 
-def _replacing(path: Path) -> OutputPlace:
+def _place_of_replacement(path: Path) -> OutputPlace:
     if isinstance(path, RemotePath) and path.is_dir():
         raise UsageError(
             f"{path} is a folder of a store, which cannot be replaced in one step",
@@ -102,7 +102,7 @@ def _folder_to_make(path: Path, *, create: bool) -> Path | None:
     return folder
 
 
-def _same(path: Path, files: Sequence[Path]) -> bool:
+def _is_one_of(path: Path, files: Sequence[Path]) -> bool:
     return path.exists() and any(file.exists() and path.samefile(file) for file in files)
 
 

@@ -18,7 +18,7 @@ from rebasin_cli.json_text import read_json
 
 KEY = "rebasin"
 UNTIED = "untied"  # of models with folded norms: a head that was the embedding -> its name
-ALONG = "untied_along"  # of the same: other embeddings that parted with a head -> the same name
+ALONG = "untied_along"  # of the same: embeddings that were untied with a head -> the same name
 
 
 def provenance(
@@ -66,7 +66,7 @@ def is_folded(model: Checkpoint) -> bool:
 def folded_facts(heads: Mapping[str, str]) -> dict[str, Any]:
     """Return what the provenance of a model with folded norms says.
 
-    heads: those that parted, each before the embeddings that did with it.
+    heads: those that were untied, each before the embeddings that were untied with it.
     """
     firsts = {first: name for name, first in reversed([*heads.items()])}
     own = {name: first for name, first in heads.items() if firsts[first] == name}
@@ -74,8 +74,8 @@ def folded_facts(heads: Mapping[str, str]) -> dict[str, Any]:
     return {"folded": True} | ({UNTIED: own} if own else {}) | ({ALONG: along} if along else {})
 
 
-def parted_heads(model: Checkpoint) -> dict[str, str]:
-    """Return the heads that provenance says are the embedding no more -> what they were."""
+def untied_heads(model: Checkpoint) -> dict[str, str]:
+    """Return the heads that were untied, by the provenance of a model -> their embeddings."""
     record = _record(model.metadata)
     told = [found for key in (UNTIED, ALONG) if isinstance(found := record.get(key), dict)]
     return {str(name): str(first) for found in told for name, first in found.items()}

@@ -28,7 +28,7 @@ def largest_size(source: TensorSource) -> int:
 
 
 def written_bytes(layout: Layout, tensors: Iterable[TensorInfo]) -> int:
-    """Return the bytes of writing some tensors, beside those of making one: .pt takes them all."""
+    """Return the bytes that writing tensors takes, besides making one; .pt holds all of them."""
     whole = 0 if layout.format == "safetensors" else sum(info.nbytes for info in tensors)
     return STREAMED + whole
 
@@ -52,7 +52,7 @@ def mean_bytes(models: Sequence[TensorSource]) -> int:
 
 
 def reordered_bytes(moved: Permuted, layout: Layout) -> int:
-    """Return the bytes of reordering any one tensor of a model, beside those of writing it."""
+    """Return the bytes that reordering a model's tensors takes at most, besides writing them."""
     ranged = layout.format == "safetensors"
     copies = {
         name: 1 if ranged and moved.in_rows(name) else moved.copies(name) - (not ranged)

@@ -24,7 +24,7 @@ from rebasin_cli.errors import CheckpointError, NotFiniteError
 from rebasin_cli.files.part_sources import Parts
 from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.files.targets import KEEP, Target, output_info, output_infos
-from rebasin_cli.merging.whole import exactly, number_kind
+from rebasin_cli.merging.whole_numbers import converted_exactly, number_kind
 from rebasin_cli.options.output import Output
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.permuted import Permuted
@@ -73,7 +73,7 @@ def write_model(result: Result, target: Target, selection: Selection, output: Ou
 def _planned(
     result: Result, target: Target, selection: Selection, output: Output
 ) -> tuple[TensorInfo, ...]:
-    """Return what is written: as in what the result is like, but for those of its own."""
+    """Return the tensors to write: those of the checkpoint it is like, or the result's own."""
     infos = output_infos(result.like, target.layout, selection, output)
     others = {n: output_info(info, selection, output) for n, info in result.others.items()}
     return tuple({**{info.name: info for info in infos}, **others}.values())
@@ -82,20 +82,20 @@ def _planned(
 def _configuration(
     result: Result, target: Target, selection: Selection, output: Output
 ) -> dict[str, str]:
-    """Return the config.json of a result where it is not that of the model, by its name."""
+    """Return the text of the result's config.json by its name, if it differs from the model's."""
     folder, dtype = target.layout.folder, None if output.dtype == KEEP else output.dtype
-    parted, settings = bool(result.like.apart), result.settings
-    if folder is None or not (dtype or selection.dequantize or parted or settings):
+    untied, settings = bool(result.like.apart), result.settings
+    if folder is None or not (dtype or selection.dequantize or untied or settings):
         return {}
     coded = not selection.dequantize
-    text = configuration_in(folder, dtype, coded=coded, parted=parted, settings=settings)
+    text = configuration_in(folder, dtype, coded=coded, untied=untied, settings=settings)
     return {CONFIG: text} if text else {}
 
 
 def _part_jobs(
     result: Result, target: Target, planned: Callable[[TensorInfo], TensorInfo]
 ) -> list[PartJob]:
-    """Return what is written of the parts beside the weights. planned: what tensors become."""
+    """Return the jobs for other sets of weights. planned: info of an input -> of the output."""
     if result.parts is None:
         return []
     return [
@@ -202,7 +202,7 @@ def _converted_range(
 
 
 def _exactly(tensor: Tensor, info: TensorInfo, target: Target) -> Tensor:
-    result = exactly(tensor, info.dtype)
+    result = converted_exactly(tensor, info.dtype)
     if result is None:
         raise CheckpointError(
             f"tensor {info.name!r} is {dtype_name(tensor.dtype)} in one model, and "

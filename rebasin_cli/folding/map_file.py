@@ -25,7 +25,7 @@ from rebasin_cli.files.saved.permutation_file import (
     permutation_in,
 )
 from rebasin_cli.files.write import write_tensors_to
-from rebasin_cli.folding.tied_heads import part_heads, untied_spec
+from rebasin_cli.folding.tied_heads import untie_heads, untied_spec
 from rebasin_cli.spec.binding.bound import BoundGroup
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.symmetry.class_solvers import SOLVERS
@@ -39,10 +39,11 @@ NEAR = 1e-9  # entries of a map that is of its class
 
 @dataclass(frozen=True)
 class SavedMaps:
-    """A map file, bound to a checkpoint that it fits: what is folded, and the maps after that.
+    """A map file, bound to a checkpoint that it fits.
 
-    model: the checkpoint, with the heads apart that were so where the maps were found. saved: the
-    same as a permutation file.
+    model: the checkpoint, with those heads untied that were untied when the maps were found.
+    folding: how its norms are folded first. maps: what is applied then. saved: the same file seen
+    as a permutation file.
     """
 
     model: Checkpoint
@@ -93,33 +94,33 @@ def read_maps(source: Path, checkpoint: Checkpoint) -> SavedMaps:
                 hint="from Python: rebasin_cli.load_maps(FILE).apply(model, number)",
             )
         heads = {name: str(first) for name, first in object_in(file, source, HEADS).items()}
-        (checkpoint,) = part_heads([checkpoint], heads)
+        (checkpoint,) = untie_heads([checkpoint], heads)
         bound = untied_spec(bind_saved(file, source, checkpoint), heads)
         folding = FoldPlan(bound, checkpoint.ties)
-        groups = folding.moving.groups
-        turned = {n for n in groups if folding.classes[n] != PERMUTATION}
-        expected = {
-            name: (*group.shape, group.size) if name in turned else group.shape
-            for name, group in groups.items()
-        }
-        check_shapes(file, source, checkpoint, expected)
-        permutations = {
-            name: permutation_in(file, source, group)
-            for name, group in groups.items()
-            if name not in turned
-        }
-        linear = {
-            name: _map_in(file, source, groups[name], folding.classes[name])
-            for name in groups
-            if name in turned
-        }
+        maps = _maps_in(file, source, checkpoint, folding)
         saved = Saved(
             bound,
-            permutations,
+            maps.permutations,
             object_in(file, source, CONFIG),
             frozenset(object_in(file, source, PASSED)),
         )
-        return SavedMaps(checkpoint, folding, GroupMaps(permutations, linear), saved)
+        return SavedMaps(checkpoint, folding, maps, saved)
+
+
+def _maps_in(
+    file: Checkpoint, source: Path, checkpoint: Checkpoint, folding: FoldPlan
+) -> GroupMaps:
+    """Return the maps of all groups: a matrix where its class has one, else a permutation."""
+    groups, classes = folding.moving.groups, folding.classes
+    turned = {name: group for name, group in groups.items() if classes[name] != PERMUTATION}
+    permuted = {name: group for name, group in groups.items() if name not in turned}
+    matrices = {name: (*group.shape, group.size) for name, group in turned.items()}
+    shapes = {name: group.shape for name, group in groups.items()}
+    check_shapes(file, source, checkpoint, {**shapes, **matrices})
+    return GroupMaps(
+        {name: permutation_in(file, source, group) for name, group in permuted.items()},
+        {name: _map_in(file, source, group, classes[name]) for name, group in turned.items()},
+    )
 
 
 def _map_in(file: Checkpoint, source: Path, group: BoundGroup, kind: str) -> OrthogonalMap:

@@ -25,7 +25,7 @@ from rebasin_cli.tensors import TensorSource
 
 @dataclass(frozen=True)
 class RotationFrame:
-    """Folded models, and the number of the one that stays where it is.
+    """Folded models, and the number of the one that the others are aligned to.
 
     moments: what their streams do on data; None: they are matched by weights alone.
     """
@@ -84,7 +84,11 @@ class RotatedModels:
         if number in self.maps:
             moving = folding.moving.tensors
             return Carried(FoldedNorms(source, folding), moving, self.maps[number])
-        return source if stays(self.problem.models[number]) else FoldedNorms(source, folding)
+        return (
+            source
+            if is_settled_reference(self.problem.models[number])
+            else FoldedNorms(source, folding)
+        )
 
 
 def rotate_models(
@@ -104,12 +108,12 @@ def rotate_models(
     """
     model, folding = problem.models[reference], problem.folding
     found: list[Folded | Rotated] = []
-    if not stays(model):
+    if not is_settled_reference(model):
         found.append(fold_model(model, folding, problem.check, problem.choice.name))
     folded = [FoldedNorms(source, folding) for source in sources]
     tied = [check_tied(each, one) for each, one in zip(folded, problem.models, strict=True)]
     began = perf_counter()
-    moments = _measured(problem, folded, code, progress) if code else None
+    moments = _measure_on_data(problem, folded, code, progress) if code else None
     frame = RotationFrame(problem, folded, reference, moments)
     matched = matching(frame, progress)
     share = (perf_counter() - began) / len(matched)
@@ -119,7 +123,7 @@ def rotate_models(
     return RotatedModels(problem, {n: one.maps for n, one in matched.items()}, tuple(found))
 
 
-def _measured(
+def _measure_on_data(
     problem: RotationProblem, folded: Sequence[FoldedNorms], code: UserCode, progress: Progress
 ) -> StreamMoments:
     batches = data_of(code, problem.models, problem.machine, progress)
@@ -129,7 +133,7 @@ def _measured(
 def _rotated(
     frame: RotationFrame, number: int, found: MapMatching, tied: float | None, seconds: float
 ) -> Rotated:
-    """Return what is to be told of a model. seconds: that were spent on it already."""
+    """Return the outcome for one model. seconds: already spent on it."""
     began, problem = perf_counter(), frame.problem
     reference, model = (problem.models[n] for n in (frame.reference, number))
     moved = Carried(frame.folded[number], problem.folding.moving.tensors, found.maps)
@@ -137,6 +141,6 @@ def _rotated(
     return replace(outcome, reference=reference.path, seconds=seconds + perf_counter() - began)
 
 
-def stays(reference: Checkpoint) -> bool:
+def is_settled_reference(reference: Checkpoint) -> bool:
     """Return whether a reference is as it has to be: folded, its heads as those of the others."""
     return is_folded(reference) and not reference.apart

@@ -64,10 +64,9 @@ def rotated_outcome(
     moved: TensorSource,
     tied: float | None,
 ) -> Rotated:
-    """Return what is to be told of a model moved next to the first, its function measured.
+    """Return the outcome for a model that was aligned to the first; its function is measured.
 
-    moved: the model, folded and where its maps put it. Raises PermutationError where its function
-    would not stay.
+    moved: the model, folded and mapped. Raises PermutationError if its function does not stay.
     """
     return Rotated(
         model=model.path,

@@ -19,7 +19,7 @@ from rebasin_cli.symmetry.map_sweeps import MapMatching
 from rebasin_cli.symmetry.maps import Carried
 from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.tensors import TensorInfo, TensorSource
-from rebasin_cli.tensors.compare import SAME_IN_FLOAT64, same_bits, wide
+from rebasin_cli.tensors.compare import SAME_IN_FLOAT64, in_widest, same_bits
 from rebasin_cli.tensors.numbers import is_floating
 
 # Share of the objective that a sweep has to gain: nothing in float64, and maps are right to 1e-8.
@@ -42,7 +42,7 @@ class RotatedPair:
 def rotate_pair(problem: RotationProblem, selection: Selection, progress: Progress) -> RotatedPair:
     """Return both models of a problem in one frame, by maps that are as exact as they can be."""
     folding, (a, b) = problem.folding, problem.models
-    first, second = (_folded(problem, model, selection) for model in (a, b))
+    first, second = (_fold_checked(problem, model, selection) for model in (a, b))
     tied = [e for e in (check_tied(first, a), check_tied(second, b)) if e is not None]
     found = match_maps(
         first,
@@ -56,7 +56,7 @@ def rotate_pair(problem: RotationProblem, selection: Selection, progress: Progre
     return RotatedPair(first, moved, found, max(tied, default=None))
 
 
-def _folded(problem: RotationProblem, model: Checkpoint, selection: Selection) -> FoldedNorms:
+def _fold_checked(problem: RotationProblem, model: Checkpoint, selection: Selection) -> FoldedNorms:
     finite = Finite(model, str(model.path), "repair the checkpoint", selection.selects)
     return FoldedNorms(finite, problem.folding)
 
@@ -67,7 +67,7 @@ def share_apart(a: Tensor, b: Tensor) -> float:
         return 0.0
     if not is_floating(a.dtype):
         return math.inf
-    gap, scale = float((wide(a) - wide(b)).norm()), float(wide(a).norm())
+    gap, scale = float((in_widest(a) - in_widest(b)).norm()), float(in_widest(a).norm())
     return 0.0 if gap == 0 else gap / scale if scale > 0 else math.inf
 
 

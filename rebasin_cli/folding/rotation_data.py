@@ -19,7 +19,7 @@ from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.data import Data
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.progress import Progress
-from rebasin_cli.spec_choice.traced import class_in_config, of_library
+from rebasin_cli.spec_choice.traced_fit import class_in_config, of_library
 from rebasin_cli.tensors import TensorSource
 
 ACTIVATIONS = "activations"

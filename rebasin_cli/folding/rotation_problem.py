@@ -16,7 +16,7 @@ from rebasin_cli.errors import MachineError, UsageError, look_up
 from rebasin_cli.files.inputs import open_models
 from rebasin_cli.files.provenance import folded_facts
 from rebasin_cli.folding.folded_models import plan_folding
-from rebasin_cli.folding.settled_heads import AUTO, check_tie, parted_before, settle_heads
+from rebasin_cli.folding.settled_heads import AUTO, check_tie, settle_heads, untied_before
 from rebasin_cli.folding.tied_heads import Heads, untied_check
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.options.search import Search
@@ -78,11 +78,11 @@ class RotationProblem(MatchingProblem[Choice]):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What provenance says of all that comes of them: it averages with folded ones only."""
+        """What provenance says of every result: that it is folded, by which maps, untied heads."""
         return {"symmetry": ORTHOGONAL, **folded_facts(self.heads)}
 
     def describe(self) -> dict[str, Any]:
-        """Return what a plan says of rotating beside what it says of any matching."""
+        """Return the fields of a plan, as JSON values, that only rotating has."""
         return {"symmetry": ORTHOGONAL, "maps": self.maps, "untied": sorted(self.heads)}
 
 
@@ -156,7 +156,7 @@ def plan_rotations(
     `MatchingProblem` does.
     """
     check_tie(tie)
-    models = parted_before(models, tie)
+    models = untied_before(models, tie)
     check_models(models, request, done="rotated")
     tracing = request.tracing.unless(request.selection.spec)
     choice = choose_spec(models, request.selection, tracing=tracing, rotated=True)
@@ -232,6 +232,6 @@ def _require(needed: int, machine: Machine, what: str) -> None:
 
 
 def _run_memory(model: Checkpoint) -> float:
-    """Return the bytes of a model that is run in float64, and widened to that."""
+    """Return the bytes that running a model takes: as it is built, and widened to float64."""
     elements = sum(model.info(name).numel for name in model.names())
     return RUN_COPIES * elements * torch.float64.itemsize

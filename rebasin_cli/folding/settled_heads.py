@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError, look_up
-from rebasin_cli.files.provenance import parted_heads
+from rebasin_cli.files.provenance import untied_heads
 from rebasin_cli.folding.folded_models import MOST_TIED, plan_folding
 from rebasin_cli.folding.tie_switch import with_embeddings
-from rebasin_cli.folding.tied_heads import Heads, heads_of, part_heads, untied_spec
+from rebasin_cli.folding.tied_heads import Heads, heads_of, untie_heads, untied_spec
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.symmetry.fold_plan import FoldPlan
 from rebasin_cli.symmetry.norm_folding import FoldedNorms
@@ -20,7 +20,7 @@ AUTO, KEEP, UNTIE = "auto", "keep", "untie"
 
 @dataclass(frozen=True)
 class SettledHeads:
-    """Models and their spec with tied heads as they will be. heads: those that are no more."""
+    """Models and their spec once it is settled which heads are untied. heads: those."""
 
     models: tuple[Checkpoint, ...]
     choice: Choice
@@ -37,31 +37,31 @@ def check_tie(tie: str, *, folds: bool = True) -> None:
         )
 
 
-def parted_before(models: Sequence[Checkpoint], tie: str) -> list[Checkpoint]:
-    """Return models with the heads apart that are so in one of them since it was folded.
+def untied_before(models: Sequence[Checkpoint], tie: str) -> list[Checkpoint]:
+    """Return models with those heads untied that were untied in any of them when it was folded.
 
-    Raises UsageError where they are to stay tied.
+    Raises UsageError if they are to stay tied.
     """
-    told = [(model, parted_heads(model)) for model in models]
+    told = [(model, untied_heads(model)) for model in models]
     heads = {name: first for _, found in told for name, first in found.items()}
-    parted = part_heads(models, heads)
-    if tie == KEEP and any(model.apart for model in parted):
+    untied = untie_heads(models, heads)
+    if tie == KEEP and any(model.apart for model in untied):
         where = next(model.path for model, found in told if found)
         raise UsageError(
             f"{where} has a head of its own, and --tie keep ties those of the others",
             hint="leave it out, or fold the model anew",
         )
-    return parted
+    return untied
 
 
 def settle_heads(choice: Choice, models: Sequence[Checkpoint], tie: str) -> SettledHeads:
-    """Return models and their spec with tied heads as `tie` has them.
+    """Return models and their spec with heads tied or untied as `tie` says.
 
-    auto: apart where no multiple of the embedding is near enough to the head, in one of the models;
-    then the embedding and the last gain are read. Raises UsageError where a head that has to be
-    apart has no name, or its class changes more with it.
+    auto: a head is untied if in one of the models no multiple of the embedding is near enough to
+    it; to see that, the embedding and the last gain are read. Raises UsageError if a head that has
+    to be untied has no name, or if untying it changes more in its class.
     """
-    told = {name: first for model in models for name, first in parted_heads(model).items()}
+    told = {name: first for model in models for name, first in untied_heads(model).items()}
     choice = replace(choice, bound=untied_spec(choice.bound, told))
     plan = plan_folding(choice, models)
     tied = any(norm.tied for norm in plan.norms.values())
@@ -74,8 +74,8 @@ def settle_heads(choice: Choice, models: Sequence[Checkpoint], tie: str) -> Sett
             raise
         return SettledHeads(tuple(models), choice, told)
     bound = untied_spec(choice.bound, heads)
-    parted = tuple(part_heads(models, heads))
-    return SettledHeads(parted, replace(choice, bound=bound), told | heads)
+    untied = tuple(untie_heads(models, heads))
+    return SettledHeads(untied, replace(choice, bound=bound), told | heads)
 
 
 def _near(models: Sequence[Checkpoint], plan: FoldPlan) -> bool:

@@ -1,4 +1,4 @@
-"""What a configuration says with the one word that unties a head, beside that."""
+"""What `tie_word_embeddings` in a config.json changes in a class besides its output head."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rebasin_cli.folding.tied_heads import Heads
 from rebasin_cli.models.module_weights import held_ties
 from rebasin_cli.models.subject import without_memory
 from rebasin_cli.models.transformers.transformers_models import transformers_subject
-from rebasin_cli.spec_choice.traced import class_in_config
+from rebasin_cli.spec_choice.traced_fit import class_in_config
 from rebasin_cli.wording import list_names
 
 _SHOWN = 4  # names in a message
@@ -25,8 +25,9 @@ _SHOWN = 4  # names in a message
 def with_embeddings(heads: Heads, models: Sequence[Checkpoint]) -> dict[str, str]:
     """Return heads, and after them the embeddings that a class of transformers unties with them.
 
-    Where these are not stored (Pegasus, M2M100), it would load them at random. Raises UsageError
-    where it takes more from the word that unties a head. Nothing is known without the library.
+    They have to be stored as well: the class would draw them at random otherwise (Pegasus, M2M100).
+    Raises UsageError if `tie_word_embeddings` changes anything else in the class. Without the
+    library the heads are returned as they are.
     """
     headers = headers_of(models)
     library, name = class_in_config(headers) or ("", "")

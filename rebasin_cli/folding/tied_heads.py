@@ -1,8 +1,8 @@
-"""Output heads that are the embedding under another name, and become tensors of their own.
+"""Output heads that are the embedding under another name, and how they are untied from it.
 
-A head E that is tied to the embedding cannot take the gain g of the norm before it: E diag(g) is no
-embedding. A multiple of E may be near enough; else the two have to part, and every class that ties
-them has to be told.
+A head E that is tied to the embedding cannot take the gain g of the norm before it: E diag(g) is
+not the embedding. A multiple of E may be near enough. If not, the head is untied: it becomes a
+tensor of its own, in the checkpoint, in the spec, and in the class of the model that is run.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from rebasin_cli.spec.language.tensor_names import TensorNames
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors.blocks import BoundTensor, Window
 
-# Name of a head -> the embedding whose values it has. After the head of an embedding come other
-# embeddings with its values that part with it, see `with_embeddings`.
+# Name of an untied head -> the embedding whose values it has. After the head of an embedding come
+# other embeddings with its values that are untied with it, see `with_embeddings`.
 Heads = Mapping[str, str]
 
 
 def heads_of(choice: Choice, model: Checkpoint) -> dict[str, str]:
-    """Return what the heads that a spec takes for tied are called where they are stored.
+    """Return the names that the tied heads of a spec will have once they are untied.
 
-    As the spec calls the reader, or the traced model. Another name of the embedding in a file may
-    be that of a second embedding, and says nothing. Raises UsageError where none is known.
+    A name is that of the reader in the spec, or that of the head in the traced model. Another name
+    that the file has for the embedding is not enough: it may be that of a second embedding. Raises
+    UsageError if there is no such name.
     """
     found = {}
     for norm in (norm for norm in choice.bound.norms if norm.tied):
@@ -54,7 +55,7 @@ def _names(choice: Choice, norm: BoundNorm, model: Checkpoint) -> Iterator[str]:
     (embedding,) = norm.readers
     readers = list(_readers(choice.bound, norm, TensorNames(dict.fromkeys(model.names()))))
     tied = _also(embedding, model.ties)
-    yield from (n for n in tied if any(_is(reader, n, model) for reader in readers))
+    yield from (n for n in tied if any(_pattern_matches(reader, n, model) for reader in readers))
     yield from (one for text in readers if (one := compile_pattern(_first_of(text)).literal))
     if choice.traced is not None and embedding in choice.traced.layout.windows:
         windows = choice.traced.layout.windows
@@ -63,7 +64,7 @@ def _names(choice: Choice, norm: BoundNorm, model: Checkpoint) -> Iterator[str]:
         yield from found if len(found) == 1 else ()
 
 
-def _is(pattern: str, name: str, model: Checkpoint) -> bool:
+def _pattern_matches(pattern: str, name: str, model: Checkpoint) -> bool:
     names = TensorNames(dict.fromkeys(model.names()))
     return match_name(compile_pattern(pattern), name, names) is not None
 
@@ -96,12 +97,12 @@ def _also(name: str, ties: Mapping[str, str]) -> list[str]:
     return [other for other in names if other != name and ties.get(other, other) == first]
 
 
-def part_heads(models: Sequence[Checkpoint], heads: Heads) -> list[Checkpoint]:
-    """Return models in which heads are tensors of their own; those that have them stay."""
-    return [_parted(model, heads) for model in models]
+def untie_heads(models: Sequence[Checkpoint], heads: Heads) -> list[Checkpoint]:
+    """Return models in which the heads are untied; a model that has them already is unchanged."""
+    return [_untie_heads_of(model, heads) for model in models]
 
 
-def _parted(model: Checkpoint, heads: Heads) -> Checkpoint:
+def _untie_heads_of(model: Checkpoint, heads: Heads) -> Checkpoint:
     held = set(model.names())
     tied = {
         name: first
@@ -112,9 +113,9 @@ def _parted(model: Checkpoint, heads: Heads) -> Checkpoint:
 
 
 def untied_spec(bound: BoundSpec, heads: Heads) -> BoundSpec:
-    """Return a spec in which heads are read by the norms before them, and have units of their own.
+    """Return a spec in which untied heads are the readers of the norms before them.
 
-    They are what the embedding is: the same axes, but where the spec knows them apart.
+    A head gets the axes of its embedding, unless the spec has axes of its own for it.
     """
     by_embedding = {first: name for name, first in reversed([*heads.items()])}
     norms = tuple(
@@ -129,7 +130,7 @@ def untied_spec(bound: BoundSpec, heads: Heads) -> BoundSpec:
 
 
 def _with_head(tensor: BoundTensor, bound: BoundSpec, heads: Heads) -> Iterator[BoundTensor]:
-    """Yield a tensor, and after an embedding the head that is apart from it now; both vote."""
+    """Yield a tensor, and after an embedding the head that is untied from it; both vote."""
     first = heads.get(tensor.members[0], tensor.members[0])
     names = [name for name, embedding in heads.items() if embedding == first]
     stored = [t for t in bound.tensors if t.members[0] in (first, *names)]
@@ -142,21 +143,21 @@ def _with_head(tensor: BoundTensor, bound: BoundSpec, heads: Heads) -> Iterator[
 
 
 def untied_network(network: Network, heads: Heads) -> Network:
-    """Return a model that has heads of its own where its class ties them to the embedding.
+    """Return a network whose class ties heads to the embedding, built with the heads untied.
 
-    Raises UsageError for a class without such a tensor: it computes with the embedding itself.
+    Raises UsageError for a class without a tensor for the head: it computes with the embedding.
     """
     if not heads:
         return network
     subject, windows = network.subject, dict(network.windows)
     model = bare_model(subject)
-    apart = []
+    untied = []
     for name, first in heads.items():
         sources = _also(windows[first].source, held_ties(model))
         found = [s for s in sources if name.endswith(s) or s.endswith(name)]
         found = found or _head_sources(model, windows[first])
         if len(found) == 1:
-            apart.append(found[0])
+            untied.append(found[0])
             windows[name] = Window.whole(held_infos(model)[found[0]])
         elif found or name not in windows:
             raise UsageError(
@@ -164,7 +165,7 @@ def untied_network(network: Network, heads: Heads) -> Network:
                 f"it computes its outputs from {windows[first].source!r}",
                 hint="--tie keep; or a class with a head of its own",
             )
-    return Network(replace(subject, build=_parting(subject.build, apart)), windows)
+    return Network(replace(subject, build=_build_untied(subject.build, untied)), windows)
 
 
 def _head_sources(model: nn.Module, embedding: Window) -> list[str]:
@@ -174,8 +175,8 @@ def _head_sources(model: nn.Module, embedding: Window) -> list[str]:
     return [name for name, home in homes.items() if not isinstance(home, nn.Embedding)]
 
 
-def _parting(build: Callable[[], nn.Module], names: Sequence[str]) -> Callable[[], nn.Module]:
-    """Return what builds a model in which some parameters share their memory with no others."""
+def _build_untied(build: Callable[[], nn.Module], names: Sequence[str]) -> Callable[[], nn.Module]:
+    """Return a builder of a model in which the named parameters share memory with no others."""
 
     def built() -> nn.Module:
         model = build()
@@ -190,7 +191,7 @@ def _parting(build: Callable[[], nn.Module], names: Sequence[str]) -> Callable[[
 
 
 def untied_check(check: FunctionCheck | None, heads: Heads) -> FunctionCheck | None:
-    """Return a check with a model that has heads of its own; none where there is no such model."""
+    """Return a check that runs a model with untied heads; None if there is no such model."""
     if check is None:
         return None
     try:

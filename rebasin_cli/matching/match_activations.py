@@ -5,10 +5,13 @@ and S as the other, both (n, units), the objective <I, S P> is the sum of the si
 partners. So everything that is known of weights holds here too: groups inside groups, several
 places that vote for one group, fixed parents.
 
-What a unit does is not changed by reordering the units of other layers, so S needs one pass over
-the data, and a family that no place tells of together with another is solved exactly by one
-assignment (Ainsworth et al. 2023, section 3.1). S[i, j] is what `--similarity` says, of unit i of
-the reference and unit j of the other, over all inputs and places.
+What a unit does is not changed by reordering the units of other layers. So S needs one pass over
+the data, and a family that shares no place with another family is solved exactly by one assignment
+(Ainsworth et al. 2023, section 3.1). S[i, j] compares unit i of the reference with unit j of the
+other, over all inputs and places, by the measure that `--similarity` names.
+
+A place is a tensor of the forward pass whose units belong to some groups (a point of the trace). A
+family is covered if each of its groups that may move occurs at some place.
 """
 
 from __future__ import annotations
@@ -27,7 +30,6 @@ from rebasin_cli.matching.problem.measure import Measured, measure
 from rebasin_cli.matching.problem.result import Matching, Status
 from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.matching.problem.terms import Pair
-from rebasin_cli.permutation import Permutation
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.bound import BoundSpec
@@ -37,12 +39,12 @@ from rebasin_cli.tensors.derived import Gathered
 
 
 @dataclass(frozen=True)
-class Alike:
-    """How alike the units at one place are.
+class PlaceSimilarity:
+    """The similarity of the units at one place.
 
     dims: the groups whose product the units are, outer first, with their sizes. values: (n, n),
-    rows of the reference, columns of the other; places compare, so each sums to 1 at the most
-    along any assignment.
+    rows of the reference, columns of the other. Scaled so that places can be added: along any
+    assignment the values sum to at most 1.
     """
 
     dims: tuple[tuple[str, int], ...]
@@ -50,8 +52,8 @@ class Alike:
 
 
 @dataclass(frozen=True)
-class Models:
-    """The two models, under a spec; movable: roots of the families that may move; None: all."""
+class BoundModels:
+    """Two models under one spec. movable: roots of the families that may move; None: all."""
 
     reference: TensorSource
     other: TensorSource
@@ -61,8 +63,8 @@ class Models:
 
 
 def match_activations(
-    models: Models,
-    alike: Sequence[Alike],
+    models: BoundModels,
+    similarities: Sequence[PlaceSimilarity],
     settings: Settings,
     *,
     mix: float = 1.0,
@@ -71,18 +73,18 @@ def match_activations(
     """Return the permutations that bring the units of `other` to those that do the same.
 
     mix: share of the activations; the rest are the weights, scaled so that for each family both
-    could reach the same. Families that no place tells all of are matched on weights alone. The
-    figures are those of the weights. Raises as `match_weights` does.
+    could reach the same. Families that are not covered are matched on weights alone. Objective,
+    distance and the figures of groups are those of the weights. Raises as `match_weights` does.
     """
-    told = telling(models.bound, alike)
-    seen = covered_roots(models.bound, told)
-    movable = _movable(models)
+    places = places_of_covered_families(models.bound, similarities)
+    covered = covered_roots(models.bound, places)
+    movable = _movable_roots(models)
     if mix < 1:
-        found = _mixed(models, told, mix, settings, progress)
+        found = _match_on_both(models, places, mix, settings, progress)
     else:
-        found = _apart(models, told, seen, settings, progress)
+        found = _match_in_turn(models, places, covered, settings, progress)
     kept = {name: p for name, p in found.permutations.items() if name in models.bound.groups}
-    measured = measure(*_loaded(models, settings), models.bound, kept)
+    measured = measure(*_load_pair(models, settings), models.bound, kept)
     return replace(
         found,
         permutations=kept,
@@ -94,85 +96,88 @@ def match_activations(
     )
 
 
-def covered_roots(bound: BoundSpec, alike: Sequence[Alike]) -> frozenset[str]:
-    """Return the roots of the families of which every group that may move is told somewhere.
+def covered_roots(bound: BoundSpec, places: Sequence[PlaceSimilarity]) -> frozenset[str]:
+    """Return the roots of the covered families: every group that may move occurs at some place.
 
-    A family is solved as one: heads told without the dims inside them would put these in any order.
+    A family is solved as one: with places for the heads and none for the dims inside them, these
+    would end in any order.
     """
-    told = {group for one in alike for group, _ in one.dims}
-    untold = {g.root for g in bound.groups.values() if not g.fixed and g.name not in told}
-    return frozenset(bound.groups[name].root for name in told) - untold
+    present = {group for place in places for group, _ in place.dims}
+    incomplete = {g.root for g in bound.groups.values() if not g.fixed and g.name not in present}
+    return frozenset(bound.groups[name].root for name in present) - incomplete
 
 
-def telling(bound: BoundSpec, alike: Sequence[Alike]) -> list[Alike]:
-    """Return the places that tell of covered families alone.
+def places_of_covered_families(
+    bound: BoundSpec, places: Sequence[PlaceSimilarity]
+) -> list[PlaceSimilarity]:
+    """Return the places at which all groups are of covered families.
 
-    Until none is left out: a place that goes may have been all that told of another family.
+    In rounds, until no place is dropped: a dropped one may have been what covered another family.
     """
-    told = list(alike)
+    kept = list(places)
     while True:
-        seen = covered_roots(bound, told)
-        left = [one for one in told if {bound.groups[g].root for g, _ in one.dims} <= seen]
-        if len(left) == len(told):
-            return told
-        told = left
+        covered = covered_roots(bound, kept)
+        left = [p for p in kept if {bound.groups[g].root for g, _ in p.dims} <= covered]
+        if len(left) == len(kept):
+            return kept
+        kept = left
 
 
-def _apart(
-    models: Models,
-    alike: Sequence[Alike],
-    seen: frozenset[str],
+def _match_in_turn(
+    models: BoundModels,
+    places: Sequence[PlaceSimilarity],
+    covered: frozenset[str],
     settings: Settings,
     progress: Progress,
 ) -> Matching:
-    """Match what is told on activations, then the rest on weights, with that in place."""
-    movable = _movable(models)
-    # The two parts are not alternated: what is told on activations does not look at weights.
-    bound, reference, other = _as_tensors(models.bound, alike, dict.fromkeys(movable, 1.0))
+    """Match covered families on activations, then all others on weights with those in place."""
+    movable = _movable_roots(models)
+    # Once is enough: the first matching looks at no weights, so the second cannot change it.
+    bound, reference, other = _as_tensors(models.bound, places, dict.fromkeys(movable, 1.0))
     found = match_weights(
         InMemory(reference),
         InMemory(other),
         bound,
         settings=replace(settings, method="weights", starts=("descriptor", "identity")),
-        movable=movable & seen,
+        movable=movable & covered,
         labels=models.labels,
         progress=progress,
     )
-    if not movable - seen:
+    if not movable - covered:
         return found
     rest = match_weights(
         models.reference,
         Permuted(models.other, models.bound.tensors, found.permutations),
         models.bound,
         settings=settings,
-        movable=movable - seen,
+        movable=movable - covered,
         labels=models.labels,
         progress=progress,
     )
-    both = {name: _chosen(name, found, rest, models.bound, seen) for name in models.bound.groups}
-    return replace(found, permutations={n: p for n, p in both.items() if p is not None})
+    permutations = {
+        name: (found if group.root in covered else rest).permutations.get(name)
+        for name, group in models.bound.groups.items()
+    }
+    return replace(found, permutations={n: p for n, p in permutations.items() if p is not None})
 
 
-def _chosen(
-    name: str, found: Matching, rest: Matching, bound: BoundSpec, seen: frozenset[str]
-) -> Permutation | None:
-    source = found if bound.groups[name].root in seen else rest
-    return source.permutations.get(name)
-
-
-def _mixed(
-    models: Models, alike: Sequence[Alike], mix: float, settings: Settings, progress: Progress
+def _match_on_both(
+    models: BoundModels,
+    places: Sequence[PlaceSimilarity],
+    mix: float,
+    settings: Settings,
+    progress: Progress,
 ) -> Matching:
     """Match on (1 - mix) <A, P B> + mix sum over places of w <I, S P>, as one objective.
 
     Similarities end at 1 and inner products at |A| |B|; w (see `_share`) makes both end alike.
     Weights of the reference are scaled and not those of both, or mix would count twice.
     """
-    a, b = _loaded(models, settings)
+    a, b = _load_pair(models, settings)
     every = families(models.bound)
     pair = Pair(a, b, models.bound.groups)
-    worth = {root: mix * _share(pair, family, alike) for root, family in every.items()}
-    bound, reference, other = _as_tensors(models.bound, alike, worth)
+    worth = {root: mix * _share(pair, family, places) for root, family in every.items()}
+    bound, reference, other = _as_tensors(models.bound, places, worth)
     whole = replace(models.bound, tensors=(*models.bound.tensors, *bound.tensors))
     return match_weights(
         _with_tensors(_Scaled(models.reference, 1 - mix), reference),
@@ -185,42 +190,46 @@ def _mixed(
     )
 
 
-def _share(pair: Pair, family: GroupFamily, alike: Sequence[Alike]) -> float:
-    """Return what one place is worth, so that all of a family's are worth what its weights are."""
-    places = sum(any(group == family.root for group, _ in one.dims) for one in alike)
-    return pair.scale(family) / places if places else 0.0
+def _share(pair: Pair, family: GroupFamily, places: Sequence[PlaceSimilarity]) -> float:
+    """Return the factor of one place's similarity, so that all places of a family together can
+    reach what its weights can."""
+    own = sum(any(group == family.root for group, _ in place.dims) for place in places)
+    return pair.scale(family) / own if own else 0.0
 
 
 def _as_tensors(
-    bound: BoundSpec, alike: Sequence[Alike], worth: Mapping[str, float]
+    bound: BoundSpec, places: Sequence[PlaceSimilarity], worth: Mapping[str, float]
 ) -> tuple[BoundSpec, dict[str, Tensor], dict[str, Tensor]]:
-    """Return similarities as a spec with two models: the identity, and the similarities.
+    """Return similarities as two models under a spec of their own: the identity, and themselves.
 
-    worth: by root of the family; of a place that tells of several families, that of the first.
+    worth: their factors, by the root of a family; a place of several families has that of the
+    first.
     """
     tensors, reference, other = [], {}, {}
-    for number, one in enumerate(alike):
-        name, units = f"activations {number}", prod(size for _, size in one.dims)
-        steps = [prod(size for _, size in one.dims[k + 1 :]) for k in range(len(one.dims))]
-        dims = [Dim(size, step, group) for (group, size), step in zip(one.dims, steps, strict=True)]
+    for number, place in enumerate(places):
+        name, units = f"activations {number}", prod(size for _, size in place.dims)
+        steps = [prod(size for _, size in place.dims[k + 1 :]) for k in range(len(place.dims))]
+        dims = [
+            Dim(size, step, group) for (group, size), step in zip(place.dims, steps, strict=True)
+        ]
         block = Block(0, (Dim(units, units), *dims))
         tensors.append(BoundTensor((name,), False, (units, units), (block,), votes=True))
-        root = bound.groups[one.dims[0][0]].root
+        root = bound.groups[place.dims[0][0]].root
         # Rows are one fixed dimension, columns move: <I, S[:, p]> = sum over i of S[i, p[i]].
-        reference[name] = torch.eye(units, dtype=one.values.dtype)
+        reference[name] = torch.eye(units, dtype=place.values.dtype)
         share = worth.get(root, 0.0)
-        other[name] = one.values if share == 1 else one.values * share  # they may be large
+        other[name] = place.values if share == 1 else place.values * share  # they may be large
     empty = replace(bound, tensors=tuple(tensors), untouched=(), buffers=frozenset())
     return empty, reference, other
 
 
-def _movable(models: Models) -> frozenset[str]:
+def _movable_roots(models: BoundModels) -> frozenset[str]:
     """Return the roots of the families that may move."""
     free = frozenset(g.root for g in models.bound.groups.values() if not g.fixed)
     return free if models.movable is None else free & models.movable
 
 
-def _loaded(models: Models, settings: Settings) -> tuple[DeviceTensors, DeviceTensors]:
+def _load_pair(models: BoundModels, settings: Settings) -> tuple[DeviceTensors, DeviceTensors]:
     sources = models.reference, models.other
     a, b = load_models(sources, models.labels, settings.device, settings.max_memory)
     return a, b

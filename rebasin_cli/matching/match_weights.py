@@ -60,7 +60,7 @@ def match_weights(
     models = reference, other
 
     def matched(settings: Settings) -> Matching:
-        memory = shares(settings.max_memory, _largest(models))
+        memory = memory_shares(settings.max_memory, _largest(models))
         a, b = load_models(models, labels, settings.device, memory.tensors)
         moving = families(bound, movable)
         with threads(settings, moving) as pool:
@@ -90,8 +90,8 @@ class Shares:
     similarities: int
 
 
-def shares(max_memory: int, largest: int) -> Shares:
-    """Return what may be kept beside what is reordered, sorted or widened meanwhile.
+def memory_shares(max_memory: int, largest: int) -> Shares:
+    """Return how much memory may be kept, after room for reordering and sorting the largest tensor.
 
     largest: the elements of the largest tensor.
     """

@@ -12,8 +12,8 @@ import torch
 
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.matching.relaxation.frank_wolfe import FrankWolfe
-from rebasin_cli.matching.relaxation.losses import settle
-from rebasin_cli.matching.relaxation.polytope import MIDDLE, Polytope, polytope, words
+from rebasin_cli.matching.relaxation.losses import lower_loss
+from rebasin_cli.matching.relaxation.polytope import MIDDLE, Polytope, polytope, walk_words
 from rebasin_cli.matching.relaxation.sinkhorn import improve
 from rebasin_cli.matching.search.certainty import beyond_doubt
 from rebasin_cli.matching.search.descent import Descent
@@ -100,12 +100,12 @@ def _best_start(search: PairSearch, names: Sequence[str]) -> Attempt:
     for k, name in enumerate(others):
         tried = _descent_from(search, name, seed + 1 + k, visits=FIRST_VISITS)
         if tried.objective > ahead:
-            ahead, ended = tried.objective, _further(search, tried)
+            ahead, ended = tried.objective, _follow_to_end(search, tried)
             best = ended if ended.beats(best) else best
     return best
 
 
-def _further(search: PairSearch, tried: Attempt) -> Attempt:
+def _follow_to_end(search: PairSearch, tried: Attempt) -> Attempt:
     """Follow a start to its end."""
     begun = tried.descent
     rest = search.descend(begun.permutations, seed=search.settings.seed)
@@ -125,7 +125,7 @@ def _fits(search: PairSearch) -> bool:
 
     Beside the models themselves it holds some ten copies of one (see `polytope`), at full width.
     """
-    needed = words(search.families, models=1) * search.pair.dtype.itemsize
+    needed = walk_words(search.families, models=1) * search.pair.dtype.itemsize
     return needed <= search.settings.max_memory
 
 
@@ -142,7 +142,7 @@ def _frank_wolfe_from(
     """
     space = _space(search, meanwhile)
     if not space.families:
-        return _unrelaxed(search, meanwhile)
+        return _descend_unrelaxed(search, meanwhile)
     start = None if name == MIDDLE else space.orders(_start(search, name, search.settings.seed))
     walk = FrankWolfe(space, [start])
     if perturbed:
@@ -158,13 +158,13 @@ def _sinkhorn_from(search: PairSearch, name: str, seed: int, meanwhile: Permutat
     """meanwhile: the permutations of what is not relaxed."""
     space = _space(search, meanwhile)
     if not space.families:
-        return _unrelaxed(search, meanwhile)
+        return _descend_unrelaxed(search, meanwhile)
     start = None if name == MIDDLE else _start(search, name, seed)
     rounded = {**meanwhile, **improve(space, search.loss, start, seed)}
     if search.settings.loss == "l2":
         descent = search.descend(rounded, seed=seed)
     else:  # the objective may fall from here
-        settled, converged = settle(space, search.loss, rounded, search.settings.visits)
+        settled, converged = lower_loss(space, search.loss, rounded, search.settings.visits)
         descent = Descent(settled, (), converged)
     return search.attempt("sinkhorn", name, descent)
 
@@ -176,7 +176,7 @@ def _space(search: PairSearch, meanwhile: Permutations) -> Polytope:
     return polytope(models, search.families, search.pair.groups, [here, meanwhile], search.pool)
 
 
-def _unrelaxed(search: PairSearch, meanwhile: Permutations) -> Attempt:
+def _descend_unrelaxed(search: PairSearch, meanwhile: Permutations) -> Attempt:
     descent = search.descend(meanwhile, seed=search.settings.seed)
     return search.attempt("weights", "descriptor", descent)
 

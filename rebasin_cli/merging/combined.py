@@ -18,14 +18,13 @@ from rebasin_cli.merging.mean import lerp, spherical_weights, weighted_mean, wid
 from rebasin_cli.merging.products import products_of_ranges, products_of_wholes
 from rebasin_cli.merging.sources import Mean
 from rebasin_cli.merging.weights import TensorWeights
-from rebasin_cli.merging.whole import check_equal_where_no_mean
-from rebasin_cli.tensors import Derived, TensorSource
+from rebasin_cli.merging.whole_numbers import check_equal_where_no_mean
+from rebasin_cli.tensors import RUNNING_STATISTICS, Derived, TensorSource
 from rebasin_cli.tensors.derived import Gathered
 from rebasin_cli.tensors.numbers import in_reals, of_reals
-from rebasin_cli.tensors.ranges import IN_CACHE, Ranged, join_ranges, ranged_tensor, ranges_of
+from rebasin_cli.tensors.ranges import IN_CACHE, Ranged, join_ranges, ranges_in_memory, ranges_of
 
 # Of BatchNorm: a variance that differences are added to may fall below zero.
-STATISTICS = ("running_mean", "running_var")
 
 _Opens = Sequence[Callable[[], Ranged]]  # see `Delta`
 
@@ -67,7 +66,7 @@ class OnArcs(Derived):
         return lambda begin, end: self._mix((read(begin, end) for read in reads), found)
 
     def _turns(self, name: str) -> bool:
-        statistic = name.endswith(STATISTICS)
+        statistic = name.endswith(RUNNING_STATISTICS)
         return not statistic and len(self._live) > 1 and self._mean.mixes(name)
 
     @property
@@ -114,7 +113,7 @@ class FromBase(Derived):
         info, read = self.info(name), self.ranged(name)
         if read is not None:
             return join_ranges(read, info.shape)
-        base = ranged_tensor(self._base.load(name))
+        base = ranges_in_memory(self._base.load(name))
         opens = _loaded(name, [source for _, source, _ in self._live])
         moved = self._moved(name, base, opens, in_ranges=False)
         return moved(0, info.numel).reshape(info.shape)
@@ -130,7 +129,7 @@ class FromBase(Derived):
         return self._moved(name, base, opens, in_ranges=True)
 
     def _interpolates(self, name: str) -> bool:
-        return name.endswith(STATISTICS) and self._combination.combine != STOCK
+        return name.endswith(RUNNING_STATISTICS) and self._combination.combine != STOCK
 
     def _moved(self, name: str, base: Ranged, opens: _Opens, *, in_ranges: bool) -> Ranged:
         """Return how ranges are read of the base with a step added."""
@@ -229,7 +228,7 @@ def _loaded(name: str, sources: Sequence[TensorSource]) -> _Opens:
 
 
 def _load(source: TensorSource, name: str) -> Ranged:
-    return ranged_tensor(source.load(name))
+    return ranges_in_memory(source.load(name))
 
 
 def _reals_of(dtype: torch.dtype) -> int:

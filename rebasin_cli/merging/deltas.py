@@ -69,7 +69,7 @@ def trim(delta: Delta, density: float) -> Delta:
 
 
 def drop_at_random(delta: Delta, combination: Combination) -> Delta:
-    """Return a delta of which each value is 0 or, as often as the density says, divided by it.
+    """Return a delta whose values are divided by the density with that probability, else set to 0.
 
     DARE (arXiv 2311.03099). What is dropped depends on the seed, the name of the tensor and the
     number of the model alone, and not on the file that it is in.
@@ -137,16 +137,16 @@ def _ties(deltas: Sequence[Delta], combination: Combination) -> Ranged:
     return elect([trim(delta, combination.density) for delta in deltas])
 
 
-def _dropped(deltas: Sequence[Delta], combination: Combination) -> list[Delta]:
+def _drop_each(deltas: Sequence[Delta], combination: Combination) -> list[Delta]:
     return [drop_at_random(delta, combination) for delta in deltas]
 
 
 STEP_RULES: Mapping[str, StepRule] = {
     "task-arithmetic": lambda deltas, _: add_up(deltas),
     "ties": _ties,
-    "dare": lambda deltas, combination: add_up(_dropped(deltas, combination)),
+    "dare": lambda deltas, combination: add_up(_drop_each(deltas, combination)),
     # dropping at random takes the place of trimming
-    "dare-ties": lambda deltas, combination: elect(_dropped(deltas, combination)),
+    "dare-ties": lambda deltas, combination: elect(_drop_each(deltas, combination)),
     STOCK: lambda deltas, _: stock(deltas),
 }
 

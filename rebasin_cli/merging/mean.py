@@ -90,13 +90,12 @@ ROUNDS = 200  # of steps at most; they shrink fast unless vectors point all over
 
 
 def spherical_weights(products: Tensor, weights: Sequence[float]) -> list[float] | None:
-    """Return what the sum of some vectors is weighted by that is their spherical mean.
+    """Return factors of some vectors whose sum, with these factors, is their spherical mean.
 
-    That is the Karcher mean of their directions, as long as their mean length: x <- exp_x(sum w
-    log_x(y)) over unit vectors y, from their mean, until it rests; times the mean of the norms by
-    weight. x is always a sum of the y, so all of it is done with their products, and two vectors of
-    one length give the middle of `slerp`. Where one of them is zero, or their mean is, there is no
-    direction: None.
+    The spherical mean is the Karcher mean of the directions, times the weighted mean of the norms:
+    x <- exp_x(sum w log_x(y)) over the unit vectors y, from their mean, until it rests. x always is
+    a sum of the y, so inner products are all that is needed. Two vectors of one length give the
+    middle of `slerp`. None if one of them is zero, or if their mean is: there is no direction then.
     Source: Karcher 1977, "Riemannian center of mass and mollifier smoothing", section 1.
     products: the inner products (n, n). weights: not negative.
     """

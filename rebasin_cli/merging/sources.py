@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rebasin_cli.errors import NotFiniteError
 from rebasin_cli.merging.mean import BY_ELEMENT, MODES, weighted_mean
-from rebasin_cli.merging.whole import has_mean, in_all
+from rebasin_cli.merging.whole_numbers import has_mean, in_all
 from rebasin_cli.tensors import Derived, TensorSource
 from rebasin_cli.tensors.numbers import all_finite
 from rebasin_cli.tensors.ranges import Ranged, ranges_of

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.subject import Example
-from rebasin_cli.models.trial_run import on
+from rebasin_cli.models.trial_run import moved_to
 from rebasin_cli.tensors import dtype_name
 from rebasin_cli.tensors.trees import map_leaves, tensors_in
 
@@ -50,7 +50,10 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with all tensors on a device."""
-        args, kwargs = on(device, self.example.args), on(device, dict(self.example.kwargs))
+        args, kwargs = (
+            moved_to(device, self.example.args),
+            moved_to(device, dict(self.example.kwargs)),
+        )
         targets = None if self.targets is None else self.targets.to(device)
         return Batch(Example(args, kwargs), targets, self.where)
 

@@ -32,7 +32,7 @@ def _write(target: Tensor, window: Window, tensor: Tensor) -> None:
         target.copy_(whole)
 
 
-def within(values: Tensor, window: Window) -> Tensor:
+def window_of(values: Tensor, window: Window) -> Tensor:
     """Return the window of a tensor."""
     whole = values.contiguous()
     return whole.as_strided(window.shape, window.strides, window.offset).clone()
@@ -42,7 +42,7 @@ def slopes_in(model: nn.Module, windows: Mapping[str, Window]) -> dict[str, Tens
     """Return the gradients that a model holds, by name in the checkpoint; some have none."""
     held = model.state_dict(keep_vars=True)
     return {
-        name: within(slope, window)
+        name: window_of(slope, window)
         for name, window in windows.items()
         if (slope := held[window.source].grad) is not None
     }

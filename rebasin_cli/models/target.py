@@ -7,13 +7,27 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.models.libraries.config_folder import folder_subject
+from rebasin_cli.models.libraries.config_json import read_config
+from rebasin_cli.models.libraries.diffusers_models import diffusers_subject
 from rebasin_cli.models.libraries.timm_models import timm_subject
 from rebasin_cli.models.libraries.torchvision_models import torchvision_subject
 from rebasin_cli.models.subject import Subject
+from rebasin_cli.models.transformers.transformers_models import transformers_subject
 from rebasin_cli.models.user.given_inputs import examples_of_function, examples_of_shape
 from rebasin_cli.models.user.imports import FORMS
 from rebasin_cli.models.user.user_model import own_subject
+
+
+def folder_subject(folder: str, arguments: Mapping[str, object]) -> Subject:
+    """Return the model of a folder's config.json (or of that file), through the library it is for.
+
+    Arguments replace fields of the configuration.
+    """
+    config = read_config(folder)
+    if "_class_name" in config:
+        return diffusers_subject(f"diffusers:{folder}", {**config, **arguments})
+    return transformers_subject(f"hf:{folder}", {**config, **arguments})
+
 
 SCHEMES: Mapping[str, Callable[[str, Mapping[str, object]], Subject]] = {
     "torchvision": torchvision_subject,
@@ -23,7 +37,7 @@ SCHEMES: Mapping[str, Callable[[str, Mapping[str, object]], Subject]] = {
 }
 
 
-def subject(
+def subject_of_target(
     target: str,
     *,
     model_args: Mapping[str, object] | None = None,
@@ -32,9 +46,9 @@ def subject(
 ) -> Subject:
     """Return the model that a TARGET names; nothing is built yet.
 
-    The inputs are the user's where he gives a shape or a function, otherwise those of the library,
-    or guessed. UsageError for what does not exist or cannot be called so, MachineError for a
-    library that is not installed.
+    Its example inputs are those of `input_shape` or `input_function`, else the library's, else
+    guessed. Raises UsageError for a model that does not exist or does not take the arguments,
+    MachineError for a library that is not installed.
     """
     if input_shape is not None and input_function is not None:
         raise UsageError("--input-shape and --input exclude each other")

@@ -46,17 +46,17 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def on(device: torch.device, value: Any) -> Any:
+def moved_to(device: torch.device, value: Any) -> Any:
     """Return the value with all tensors inside its tuples, lists and mappings on the device."""
     return map_leaves(value, torch.Tensor, lambda tensor: on_device(tensor, device))
 
 
-def failure(model: nn.Module, example: Example) -> Exception | None:
+def failure_on(model: nn.Module, example: Example) -> Exception | None:
     """Run a model on an example, moved to its device, and return what it raises, if anything."""
     device = next((tensor.device for tensor in model.parameters()), CPU)
     try:
         with torch.no_grad(), quiet(), device:
-            model(*on(device, example.args), **on(device, dict(example.kwargs)))
+            model(*moved_to(device, example.args), **moved_to(device, dict(example.kwargs)))
     except Exception as error:  # the code of any model runs here
         return error
     return None
@@ -64,7 +64,7 @@ def failure(model: nn.Module, example: Example) -> Exception | None:
 
 def _accepted(model: nn.Module, candidates: Iterable[Example]) -> Example | None:
     """Return the first of the candidates that the model accepts, or None."""
-    return next((example for example in candidates if failure(model, example) is None), None)
+    return next((example for example in candidates if failure_on(model, example) is None), None)
 
 
 def two_sizes(model: nn.Module, families: Iterable[InputFamily]) -> tuple[Example, ...]:
@@ -75,7 +75,7 @@ def two_sizes(model: nn.Module, families: Iterable[InputFamily]) -> tuple[Exampl
     for family in families:
         for place, shape in enumerate(family.shapes):
             first = family.make((2, *shape))
-            if failure(model, first) is None:
+            if failure_on(model, first) is None:
                 rest = (*family.shapes[place + 1 :], *family.shapes[:place], shape)
                 others = [other for other in rest if prod(other) <= _GROWTH * prod(shape)]
                 second = _accepted(model, (family.make((3, *other)) for other in others))
@@ -83,13 +83,15 @@ def two_sizes(model: nn.Module, families: Iterable[InputFamily]) -> tuple[Exampl
     return ()
 
 
-def noise(shape: Sequence[int], seed: int = 0) -> torch.Tensor:
+def normal_noise(shape: Sequence[int], seed: int = 0) -> torch.Tensor:
     """Return standard normal float32 on the CPU; the same seed gives the same tensor."""
     generator = torch.Generator(device="cpu").manual_seed(seed)
     return torch.randn(tuple(shape), generator=generator, device="cpu")
 
 
-def ids(shape: Sequence[int], below: int, *, avoid: Iterable[int | None] = ()) -> torch.Tensor:
+def random_ids(
+    shape: Sequence[int], below: int, *, avoid: Iterable[int | None] = ()
+) -> torch.Tensor:
     """Return random int64 indices in 0..below-1 on the CPU, without those to avoid if others exist.
 
     Padding and end-of-text ids change what a model computes: masks, pooling positions.

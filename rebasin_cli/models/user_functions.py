@@ -6,30 +6,30 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.models.user.imports import home, named_object
-from rebasin_cli.models.user.uncached_imports import reachable
+from rebasin_cli.models.user.imports import import_folder, named_object
+from rebasin_cli.models.user.uncached_imports import folder_importable
 
 Loader = Callable[[], Iterable[object]]
 
 
-def loader(target: str) -> Loader:
+def load_loader(target: str) -> Loader:
     """Return what yields batches, from the start at every call.
 
     target: a function that returns something to iterate over, or such a thing, as a DataLoader.
     Raises UsageError for anything else, and for an iterator, which can be read only once.
     """
-    found, folder = named_object(target), home(target)
+    found, folder = named_object(target), import_folder(target)
     again = loader_of(found, target)
 
     def batches() -> Iterator[object]:
-        with reachable(folder):
+        with folder_importable(folder):
             yield from again()
 
     return batches
 
 
 def loader_of(found: object, name: str) -> Loader:
-    """Return what yields batches, from an object; see `loader`."""
+    """Return what yields batches, from an object; see `load_loader`."""
     if isinstance(found, Iterator):
         raise UsageError(
             f"{name} is an iterator, which can be read only once",
@@ -45,14 +45,14 @@ def loader_of(found: object, name: str) -> Loader:
     )
 
 
-def evaluation(target: str) -> Callable[[Any], object]:
+def load_evaluation(target: str) -> Callable[[Any], object]:
     """Return a user's function of a module. Raises UsageError for what cannot be called."""
-    found, folder = named_object(target), home(target)
+    found, folder = named_object(target), import_folder(target)
     if not callable(found):
         raise UsageError(f"{target} is a {type(found).__name__}, not a function of a module")
 
     def evaluate(model: Any) -> object:
-        with reachable(folder):
+        with folder_importable(folder):
             return cast(object, found(model))
 
     return evaluate

@@ -18,6 +18,7 @@ from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.layers import Layer, input_hook, layers_of, with_hooks
 from rebasin_cli.network.scoring.scores import call_model, logits_of
+from rebasin_cli.tensors import RUNNING_STATISTICS
 from rebasin_cli.tensors.trees import tensors_in
 
 
@@ -54,7 +55,7 @@ class CorrectableLayer:
     @property
     def tensors(self) -> tuple[str, ...]:
         """The names in the model's state dict of what a correction changes."""
-        own = ("running_mean", "running_var") if self.layer.norm else ("weight", "bias")
+        own = RUNNING_STATISTICS if self.layer.norm else ("weight", "bias")
         prefix = f"{self.name}." if self.name else ""
         kept = own if self.layer.norm or self.biased else own[:1]
         return tuple(prefix + name for name in kept)
@@ -62,7 +63,7 @@ class CorrectableLayer:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A layer that is left as it is, and why. norm: whether it is a BatchNorm."""
+    """A layer that is not corrected, and the reason. norm: whether it is a BatchNorm."""
 
     name: str
     why: str
@@ -153,12 +154,12 @@ def _watch(layer: Layer, see: Watcher) -> RemovableHandle:
 
     def changed(module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
         made = see(layer.name, layer.samples(output))
-        return None if made is None else _corrected(output, layer.axis(output), made)
+        return None if made is None else _correct_output(output, layer.axis(output), made)
 
     return layer.module.register_forward_hook(changed)
 
 
-def _corrected(output: Tensor, axis: int, made: Correction) -> Tensor:
+def _correct_output(output: Tensor, axis: int, made: Correction) -> Tensor:
     beside = [1] * output.dim()
     beside[axis] = -1
     return output * made.scale.to(output).view(beside) + made.shift.to(output).view(beside)

@@ -41,7 +41,7 @@ class DataSplit:
         return replace(self.batches, make=lambda: self._part(held_out=True), limit=None)
 
     def _part(self, *, held_out: bool) -> Iterator[object]:
-        """Yield of what the loader does what is held out of a pass, or all else."""
+        """Yield the loader's batches that are held out, or all others."""
         values: Iterable[object] = islice(self.batches.make(), self.batches.limit)
         return (value for place, value in enumerate(values) if self.holds_out(place) == held_out)
 

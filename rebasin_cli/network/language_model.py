@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from rebasin_cli.errors import RebasinError, UsageError, UserCodeError
 from rebasin_cli.models.subject import Example, Subject, without_memory
-from rebasin_cli.models.trial_run import failure, quiet
-from rebasin_cli.models.user.construction import cause
+from rebasin_cli.models.trial_run import failure_on, quiet
+from rebasin_cli.models.user.construction import cause_of
 from rebasin_cli.network.scoring.scores import logits_of
 from rebasin_cli.tensors.trees import tensors_in
 
@@ -99,7 +99,7 @@ def _answers(model: nn.Module, tokens: Tensor, name: str) -> Tensor:
     except UserCodeError as error:
         raise _refusal(name, error.problems[0].what) from error
     except Exception as error:  # the code of any class runs here
-        raise _refusal(name, f"given tokens {tuple(tokens.shape)}: {cause(error)}") from error
+        raise _refusal(name, f"given tokens {tuple(tokens.shape)}: {cause_of(error)}") from error
 
 
 def _refusal(name: str, detail: str) -> UsageError:
@@ -126,7 +126,7 @@ def _longest(model: nn.Module) -> int:
     """Return the most tokens that a model takes, up to `LONGEST`; it has taken `TRIED`."""
 
     def taken(length: int) -> bool:
-        return failure(model, Example((torch.zeros(1, length, dtype=torch.int64),))) is None
+        return failure_on(model, Example((torch.zeros(1, length, dtype=torch.int64),))) is None
 
     if taken(LONGEST):
         return LONGEST

@@ -169,7 +169,7 @@ def _problems(
 def _matters(
     name: str, layout: StoredNames, known: ModelTensors, stored: Mapping[str, TensorInfo]
 ) -> bool:
-    """Return whether a tensor that the model does not have says that this is another model."""
+    """Return whether a tensor that the model lacks shows that a checkpoint is of another."""
     info = stored[name]
     ignored = any(re.search(pattern, name) for pattern in (*known.ignored, *DERIVED))
     return info.floating and info.numel > 1 and not (ignored or layout.other_head(name))

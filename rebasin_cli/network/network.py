@@ -13,10 +13,10 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.module_weights import held_infos, held_ties
 from rebasin_cli.models.subject import Example, Subject, bare_model
-from rebasin_cli.models.target import subject
+from rebasin_cli.models.target import subject_of_target
 from rebasin_cli.models.transformers.library_names import ignored_names, stored_windows
 from rebasin_cli.models.user.batch_inputs import examples_of_batches
-from rebasin_cli.models.user_functions import Loader, evaluation, loader
+from rebasin_cli.models.user_functions import Loader, load_evaluation, load_loader
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.language_model import SequencePlan, plan_sequences
 from rebasin_cli.network.names_in_files import ModelTensors, layout_of
@@ -108,8 +108,8 @@ def _named_code(network: Network, data: Data, sequences: SequencePlan | None) ->
     return UserCode(
         network=network,
         data=data,
-        loader=loader(data.own) if data.own else no_data,
-        evaluate=evaluation(data.evaluate) if data.evaluate else None,
+        loader=load_loader(data.own) if data.own else no_data,
+        evaluate=load_evaluation(data.evaluate) if data.evaluate else None,
         sequences=sequences,
     )
 
@@ -147,24 +147,24 @@ def network_of(subject: Subject, checkpoint: Checkpoint, selection: Selection) -
 
 
 def subject_for(tracing: Tracing) -> Subject:
-    """Return the model that a target names, fed with all that the user gives."""
+    """Return the model that a target names, with the example inputs that the options give."""
     if tracing.shape is not None and tracing.inputs:
         raise UsageError("--input-shape and --input exclude each other")
     target = tracing.target or ""
     if tracing.data is not None and tracing.shape is None and not tracing.inputs:
-        found = subject(target, model_args=tracing.arguments)
-        first = Batches(loader(tracing.data), tracing.data, limit=1)
+        found = subject_of_target(target, model_args=tracing.arguments)
+        first = Batches(load_loader(tracing.data), tracing.data, limit=1)
         return replace(found, examples=examples_of_batches(first))
     if not tracing.inputs:
-        return subject(target, model_args=tracing.arguments, input_shape=tracing.shape)
+        return subject_of_target(target, model_args=tracing.arguments, input_shape=tracing.shape)
     several = [
-        subject(target, model_args=tracing.arguments, input_function=function)
+        subject_of_target(target, model_args=tracing.arguments, input_function=function)
         for function in tracing.inputs
     ]
-    return replace(several[0], examples=_joined([one.examples for one in several]))
+    return replace(several[0], examples=_all_examples([one.examples for one in several]))
 
 
-def _joined(
+def _all_examples(
     functions: list[Callable[[nn.Module], tuple[Example, ...]]],
 ) -> Callable[[nn.Module], tuple[Example, ...]]:
     return lambda model: tuple(chain.from_iterable(f(model) for f in functions))

@@ -65,7 +65,7 @@ def data_of(
 
 
 def _telling(progress: Progress, plan: SequencePlan, before: int) -> Callable[[int], None]:
-    """Return what is told how many tokens of a model are drawn."""
+    """Return a function that reports progress: it is called with the tokens drawn from a model."""
     what = f"drawing {plan.count:,} sequences of {plan.length} tokens from the models"
     return lambda done: progress(what, before + done, plan.count * plan.length)
 

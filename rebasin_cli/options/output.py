@@ -83,7 +83,7 @@ class Output:
 
     @staticmethod
     def check_flags(given: Mapping[str, Any]) -> None:
-        """Raise for flags that say opposite things of a file that is there."""
+        """Raise for --no-clobber together with a flag that replaces existing files."""
         if given.get("no_clobber") and (given.get("force") or given.get("in_place")):
             other = "--force" if given.get("force") else "--in-place"
             raise typer.BadParameter(f"{other} replaces what is there, and --no-clobber keeps it")

@@ -74,7 +74,7 @@ class Offered:
     help: Mapping[str, str] = field(default_factory=dict)
 
 
-def _same(value: Any) -> Any:
+def _unchanged(value: Any) -> Any:
     return value
 
 
@@ -82,7 +82,7 @@ def flag(
     *names: str,
     kind: Any = None,
     default: Any = None,
-    parse: Callable[[Any], Any] = _same,
+    parse: Callable[[Any], Any] = _unchanged,
     **declared: Any,
 ) -> Any:
     """Return a dataclass field that is given as a flag; the arguments are those of `Flag`.
@@ -122,10 +122,10 @@ def with_options(*first: str) -> Callable[[Callable[..., Any]], Callable[..., An
 
     first: parameters and fields that the help lists before the rest, in their order.
     """
-    return partial(_expanded, first=first)
+    return partial(_with_flags, first=first)
 
 
-def _expanded(command: Callable[..., Any], first: tuple[str, ...]) -> Callable[..., Any]:
+def _with_flags(command: Callable[..., Any], first: tuple[str, ...]) -> Callable[..., Any]:
     signature = inspect.signature(command, eval_str=True)
     parameters = signature.parameters.items()
     groups = {n: found for n, p in parameters if (found := _group_of(p.annotation))}
@@ -139,7 +139,7 @@ def _expanded(command: Callable[..., Any], first: tuple[str, ...]) -> Callable[.
 
     @wraps(command)
     def with_flags(**given: Any) -> Any:
-        values = {name: _made(*found, given) for name, found in groups.items()}
+        values = {name: _build_group(*found, given) for name, found in groups.items()}
         return command(**{p.name: given[p.name] for p in own}, **values)
 
     vars(with_flags)["__signature__"] = signature.replace(parameters=ordered)
@@ -164,13 +164,13 @@ def _parameters(kind: type[Any], offered: Offered) -> Iterator[inspect.Parameter
         yield from _parameters(*inside)
 
 
-def _made(kind: type[Any], offered: Offered, given: Mapping[str, Any]) -> Any:
+def _build_group(kind: type[Any], offered: Offered, given: Mapping[str, Any]) -> Any:
     """Return a request or group with the values of its flags."""
     flags = _flags(kind, offered)
     if hasattr(kind, CHECK):
         getattr(kind, CHECK)({name: given[name] for name in flags})
     own = {name: known.value(given[name]) for name, known in flags.items()}
-    return kind(**own, **{name: _made(*one, given) for name, one in _groups(kind).items()})
+    return kind(**own, **{name: _build_group(*one, given) for name, one in _groups(kind).items()})
 
 
 def _flags(kind: type[Any], offered: Offered) -> dict[str, Flag]:

@@ -53,6 +53,6 @@ class Renormalization:
     )
 
 
-def renormalizing(method: str | None) -> Renormalization | None:
+def renormalization_by(method: str | None) -> Renormalization | None:
     """Return how a result is corrected that --renormalize names a method for, if it does."""
     return Renormalization(method=method) if method else None

@@ -165,7 +165,7 @@ TracedT = TypeVar("TracedT", bound=TracingRequest)
 PlanT = TypeVar("PlanT")
 
 
-def planned_by(
+def tracing_plan(
     plan: Callable[[TracedT], PlanT], request: TracedT, *, data: str | None = None
 ) -> Callable[[Progress], PlanT]:
     """Return what makes a plan of a request, and tells somebody if a model is traced for it.

@@ -9,7 +9,7 @@ from rebasin_cli.presentation.presenter import Presenter, Presenters
 
 
 def _fields(outcome: Drawn) -> dict[str, Any]:
-    """Return what the event of a picture says. Not `path`: that is a model's, for who reads it."""
+    """Return the fields of a picture's event. No `path`: readers take that for a model."""
     written = outcome.written
     return {"plot": str(written.path), "bytes": written.bytes, "sha256": written.sha256}
 

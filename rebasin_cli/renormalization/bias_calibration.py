@@ -18,13 +18,11 @@ from math import prod
 import torch
 from torch import Tensor
 
-from rebasin_cli.renormalization.unit_flow import layer_units, paths_of, untold
+from rebasin_cli.renormalization.unit_flow import layer_units, paths_of, unclear_flow
 from rebasin_cli.spec.binding.axis_sides import MATRIX
 from rebasin_cli.spec.binding.bound import BoundSpec
-from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors import RUNNING_STATISTICS, TensorSource
 from rebasin_cli.tensors.blocks import BoundTensor
-
-_STATISTICS = ("running_mean", "running_var")
 
 Paths = Mapping[str, Sequence[str]]  # bias -> the weights up to it, its layer's the last
 BiasCalibration = Callable[[Sequence[TensorSource], Sequence[float], Paths], dict[str, Tensor]]
@@ -60,7 +58,7 @@ def by_weights(
     """
     shares = _shares(weights)
     needed = dict.fromkeys(weight for path in paths.values() for weight in path[:-1])
-    factors = {name: _shortened(parents, shares, name) for name in needed}
+    factors = {name: _length_ratio(parents, shares, name) for name in needed}
 
     def calibrated(name: str) -> Tensor:
         return _sum(parents, shares, name) * prod(factors[weight] for weight in paths[name][:-1])
@@ -80,7 +78,7 @@ def _sum(parents: Sequence[TensorSource], factors: Sequence[float], name: str) -
     return torch.stack([source.load(name).double() * factor for source, factor in pairs]).sum(0)
 
 
-def _shortened(parents: Sequence[TensorSource], shares: Sequence[float], name: str) -> float:
+def _length_ratio(parents: Sequence[TensorSource], shares: Sequence[float], name: str) -> float:
     lengths = [float(source.load(name).double().norm()) for source in parents]
     whole = sum(share * length for share, length in zip(shares, lengths, strict=True))
     return float(_sum(parents, shares, name).norm()) / whole if whole else 1.0
@@ -111,11 +109,11 @@ def _refuse(names: Sequence[str], bound: BoundSpec) -> None:
     """Raise UsageError for vectors that are not biases of a layer."""
     matrices = [tensor for tensor in bound.tensors if len(tensor.shape) >= MATRIX]
     named = Counter(map(_stem, matrices))
-    wrong = [f"{n} is a statistic of a norm" for n in names if n.endswith(_STATISTICS)]
+    wrong = [f"{n} is a statistic of a norm" for n in names if n.endswith(RUNNING_STATISTICS)]
     wrong += [
         f"{name} is not the bias of a layer"
         for name in names
-        if name.rpartition(".")[0] not in named and not name.endswith(_STATISTICS)
+        if name.rpartition(".")[0] not in named and not name.endswith(RUNNING_STATISTICS)
     ]
     wrong += [f"{stem} has several matrices" for stem, count in named.items() if count > 1]
     wrong += [
@@ -124,4 +122,4 @@ def _refuse(names: Sequence[str], bound: BoundSpec) -> None:
         if not tensor.members[0].endswith("weight") or tensor.stacked
     ]
     if wrong:
-        raise untold(wrong)
+        raise unclear_flow(wrong)

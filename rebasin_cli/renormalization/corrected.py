@@ -15,7 +15,7 @@ def _every(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Correcting:
+class CorrectionSettings:
     """How a model is corrected.
 
     method: a key of METHODS. sequential: a pass a layer. average: one target for all units of a
@@ -53,7 +53,7 @@ class Corrected:
 
 
 @dataclass(frozen=True)
-class Report:
+class CorrectionReport:
     """What was done to which layers, in the order of a pass, and which were left as they are."""
 
     method: str

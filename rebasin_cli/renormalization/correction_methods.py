@@ -19,7 +19,7 @@ from rebasin_cli.network.correctable_layers import (
 )
 from rebasin_cli.network.layers import Layer
 from rebasin_cli.network.passes_with_room import pass_with_room
-from rebasin_cli.renormalization.corrected import Corrected, Correcting, Report
+from rebasin_cli.renormalization.corrected import Corrected, CorrectionReport, CorrectionSettings
 from rebasin_cli.renormalization.formulas import CORRECTORS, correction_of, repair
 from rebasin_cli.renormalization.passes import (
     PassWork,
@@ -28,7 +28,9 @@ from rebasin_cli.renormalization.passes import (
     refill_norm,
 )
 
-CorrectionMethod = Callable[[nn.Module, Mapping[str, Goal], "Batches | None", Correcting], Report]
+CorrectionMethod = Callable[
+    [nn.Module, Mapping[str, Goal], "Batches | None", CorrectionSettings], CorrectionReport
+]
 
 _HINTS = {
     "reset": "reset recomputes the statistics of BatchNorm; `rescale` does without them",
@@ -37,8 +39,8 @@ _HINTS = {
 
 
 def renormalize(
-    model: nn.Module, goals: Mapping[str, Goal], batches: Batches | None, how: Correcting
-) -> Report:
+    model: nn.Module, goals: Mapping[str, Goal], batches: Batches | None, how: CorrectionSettings
+) -> CorrectionReport:
     """Correct a merged model in place; names and shapes in its state dict stay as they are.
 
     goals: of the layers, from their parents; `reset` needs none. batches: not needed by
@@ -54,17 +56,19 @@ def renormalize(
 
 
 def _reset(
-    model: nn.Module, goals: Mapping[str, Goal], batches: Batches | None, how: Correcting
-) -> Report:
+    model: nn.Module, goals: Mapping[str, Goal], batches: Batches | None, how: CorrectionSettings
+) -> CorrectionReport:
     """Recompute the statistics of BatchNorm layers alone."""
     sites = _sites(model, batches, how)
     skipped = tuple(skipped for skipped in sites.skipped if skipped.norm)
-    return _measured(model, CorrectableLayers(sites.norms, skipped), goals, batches, how)
+    return _correct_by_measuring(
+        model, CorrectableLayers(sites.norms, skipped), goals, batches, how
+    )
 
 
 def _by_parents(
-    model: nn.Module, goals: Mapping[str, Goal], batches: Batches | None, how: Correcting
-) -> Report:
+    model: nn.Module, goals: Mapping[str, Goal], batches: Batches | None, how: CorrectionSettings
+) -> CorrectionReport:
     """Correct layers to their goals, and recompute the statistics of BatchNorm layers."""
     sites = _sites(model, batches, how)
 
@@ -74,12 +78,12 @@ def _by_parents(
         idle = how.method == "reshift" and not (site.layer.norm or site.biased)
         return "it has no bias to shift" if idle else ""
 
-    return _measured(model, sites.without(reason), goals, batches, how)
+    return _correct_by_measuring(model, sites.without(reason), goals, batches, how)
 
 
 def _closed_form(
-    model: nn.Module, goals: Mapping[str, Goal], batches: Batches | None, how: Correcting
-) -> Report:
+    model: nn.Module, goals: Mapping[str, Goal], batches: Batches | None, how: CorrectionSettings
+) -> CorrectionReport:
     """Correct layers by what their parents' correlations say that the merged ones do."""
     sites = _named(model, goals, how) if batches is None else _sites(model, batches, how)
 
@@ -90,7 +94,7 @@ def _closed_form(
 
     kept = sites.without(reason)
     done = tuple(_predicted(site, goals[site.name], how) for site in kept.corrected)
-    return Report(how.method, done, kept.skipped)
+    return CorrectionReport(how.method, done, kept.skipped)
 
 
 METHODS: Mapping[str, CorrectionMethod] = {
@@ -100,7 +104,7 @@ METHODS: Mapping[str, CorrectionMethod] = {
 }
 
 
-def _sites(model: nn.Module, batches: Batches | None, how: Correcting) -> CorrectableLayers:
+def _sites(model: nn.Module, batches: Batches | None, how: CorrectionSettings) -> CorrectableLayers:
     def found(batches: Batches) -> CorrectableLayers:
         with keep_undisturbed([model]):
             return find_correctable(model, first_of(batches))
@@ -108,33 +112,35 @@ def _sites(model: nn.Module, batches: Batches | None, how: Correcting) -> Correc
     return pass_with_room([model], _given(batches, how), found).selected(how.selects)
 
 
-def _given(batches: Batches | None, how: Correcting) -> Batches:
+def _given(batches: Batches | None, how: CorrectionSettings) -> Batches:
     """Return the batches. Raises UsageError if there are none."""
     if batches is None:
         raise UsageError(f"{how.method} measures the merged model, and there is no data for that")
     return batches
 
 
-def _named(model: nn.Module, goals: Mapping[str, Goal], how: Correcting) -> CorrectableLayers:
+def _named(
+    model: nn.Module, goals: Mapping[str, Goal], how: CorrectionSettings
+) -> CorrectableLayers:
     """Return the layers that the goals name."""
     modules = dict(model.named_modules())
     found = (CorrectableLayer(Layer(name, modules[name])) for name in goals if name in modules)
     return CorrectableLayers(tuple(found), ()).selected(how.selects)
 
 
-def _measured(
+def _correct_by_measuring(
     model: nn.Module,
     sites: CorrectableLayers,
     goals: Mapping[str, Goal],
     batches: Batches | None,
-    how: Correcting,
-) -> Report:
+    how: CorrectionSettings,
+) -> CorrectionReport:
     work = PassWork(model, sites.corrected, goals, how)
     done = correct_layers(work, _given(batches, how))
-    return Report(how.method, done, sites.skipped)
+    return CorrectionReport(how.method, done, sites.skipped)
 
 
-def _predicted(site: CorrectableLayer, goal: Goal, how: Correcting) -> Corrected:
+def _predicted(site: CorrectableLayer, goal: Goal, how: CorrectionSettings) -> Corrected:
     """Write into a layer what its parents' correlations ask for."""
     assert goal.expected is not None, "others are skipped"
     found = Moments(1, goal.mean, goal.expected.square())

@@ -27,7 +27,7 @@ from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.correctable_layers import CorrectableLayer, Correction, watch_layers
 from rebasin_cli.network.passes_with_room import pass_with_room
 from rebasin_cli.network.scoring.scores import call_model
-from rebasin_cli.renormalization.corrected import Corrected, Correcting
+from rebasin_cli.renormalization.corrected import Corrected, CorrectionSettings
 from rebasin_cli.renormalization.formulas import CORRECTORS, correction_of
 from rebasin_cli.tensors.numbers import in_float64
 
@@ -39,7 +39,7 @@ class PassWork:
     model: nn.Module
     sites: tuple[CorrectableLayer, ...]
     goals: Mapping[str, Goal]
-    how: Correcting
+    how: CorrectionSettings
 
     def correction(self, site: CorrectableLayer, found: Moments) -> Correction:
         """Return what brings a site with some moments to its goal."""

@@ -15,7 +15,7 @@ from rebasin_cli.options.renormalization import Renormalization
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.renormalization.bias_calibration import CALIBRATIONS
-from rebasin_cli.renormalization.corrected import Correcting
+from rebasin_cli.renormalization.corrected import CorrectionSettings
 from rebasin_cli.renormalization.correction_methods import METHODS
 
 MEASURING = ("reset", "repair", "rescale", "reshift")  # run the merged model
@@ -33,7 +33,7 @@ class CorrectionPlan:
     names in the checkpoint.
     """
 
-    how: Correcting
+    how: CorrectionSettings
     code: UserCode | None
     statistics: Checkpoint | None
     selection: Selection
@@ -79,7 +79,7 @@ def plan_correction(
         hint = suggest(method, METHOD_NAMES) or ", ".join(METHOD_NAMES)
         raise UsageError(f"no method is called {method!r}", hint=hint)
     _check(method, asked)
-    how = Correcting(method, asked.sequential, asked.average, asked.factor)
+    how = CorrectionSettings(method, asked.sequential, asked.average, asked.factor)
     return CorrectionPlan(
         how=how,
         code=_user_code(replace(asked, method=method), checkpoint, selection, tracing, data),

@@ -10,13 +10,13 @@ from rich.console import RenderableType
 from rich.markup import escape
 
 from rebasin_cli.presentation.tables import number_columns, table
-from rebasin_cli.renormalization.corrected import Report
+from rebasin_cli.renormalization.corrected import CorrectionReport
 from rebasin_cli.wording import AND_SO_ON, count, list_names
 
 _SHOWN = 3  # names of layers in a line
 
 
-def report_fields(report: Report) -> dict[str, Any]:
+def report_fields(report: CorrectionReport) -> dict[str, Any]:
     """Return what an event says of the layers."""
     return {
         "method": report.method,
@@ -32,15 +32,15 @@ def report_fields(report: Report) -> dict[str, Any]:
     }
 
 
-def report_lines(report: Report) -> list[str]:
+def report_lines(report: CorrectionReport) -> list[str]:
     """Return a line for each thing that was done to layers, and for each reason to do nothing."""
     how = Counter(layer.how.split(" at depth ")[0] for layer in report.corrected)
     noun = "bias" if report.method == "calibrate" else "layer"
     lines = [f"  {count(number, noun)}: {what}" for what, number in how.items()]
-    return [*lines, *_skipped(report)]
+    return [*lines, *_skipped_lines(report)]
 
 
-def _skipped(report: Report) -> Iterator[str]:
+def _skipped_lines(report: CorrectionReport) -> Iterator[str]:
     reasons: dict[str, list[str]] = {}
     for layer in report.skipped:
         reasons.setdefault(layer.why, []).append(layer.name)
@@ -50,7 +50,7 @@ def _skipped(report: Report) -> Iterator[str]:
         yield f"  {count(len(names), 'layer')} {left}, {why}: {shown}"
 
 
-def layer_details(report: Report) -> list[RenderableType]:
+def layer_details(report: CorrectionReport) -> list[RenderableType]:
     """Return a table with a row a layer: its deviation before, after, and that of the parents."""
     layers = table("layer", *number_columns("std before", "after", "goal"), "what was done")
     for layer in report.corrected:

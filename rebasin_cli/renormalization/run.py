@@ -20,7 +20,7 @@ from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress
 from rebasin_cli.renormalization.bias_calibration import CALIBRATIONS, paths_in_spec
 from rebasin_cli.renormalization.bias_paths import paths_to_biases
-from rebasin_cli.renormalization.corrected import Corrected, Report
+from rebasin_cli.renormalization.corrected import Corrected, CorrectionReport
 from rebasin_cli.renormalization.correction_methods import renormalize
 from rebasin_cli.renormalization.plan import CALIBRATE, CorrectionPlan
 from rebasin_cli.spec.binding.bound import BoundSpec
@@ -46,7 +46,7 @@ def correct_statistics(
     plan: CorrectionPlan,
     machine: Machine,
     progress: Progress,
-) -> tuple[TensorSource, Report]:
+) -> tuple[TensorSource, CorrectionReport]:
     """Return a model with its statistics corrected, and what was done to it.
 
     Tensors that no correction touches are those of the source, bit for bit. Raises UsageError
@@ -72,7 +72,7 @@ def correct_if_planned(
     plan: CorrectionPlan | None,
     machine: Machine,
     progress: Progress,
-) -> tuple[TensorSource, Report | None]:
+) -> tuple[TensorSource, CorrectionReport | None]:
     """Return a model, its statistics corrected if that is planned, and then what was done to it."""
     if plan is None:
         return source, None
@@ -110,7 +110,7 @@ def _equal(known: Mapping[str, LayerStatistics]) -> list[float]:
 
 def _calibrated(
     source: TensorSource, parents: Parents, plan: CorrectionPlan, progress: Progress
-) -> tuple[TensorSource, Report]:
+) -> tuple[TensorSource, CorrectionReport]:
     """Replace the biases of a model, by how deep they stand."""
     progress("looking how deep each bias is", 0, 0)
     paths = _paths(parents, plan)
@@ -121,7 +121,7 @@ def _calibrated(
     biases = CALIBRATIONS[plan.decay](parents.sources, parents.weights, chosen)
     done = (Corrected(n, f"calibrated at depth {len(p)}", (n,)) for n, p in chosen.items())
     left = (Skipped(name, "not selected") for name in paths if name not in chosen)
-    return Replaced(source, biases), Report(plan.method, tuple(done), tuple(left))
+    return Replaced(source, biases), CorrectionReport(plan.method, tuple(done), tuple(left))
 
 
 def _paths(parents: Parents, plan: CorrectionPlan) -> dict[str, tuple[str, ...]]:

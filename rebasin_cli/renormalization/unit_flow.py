@@ -62,7 +62,7 @@ def _said(
     for dim in (dim for dim in block.dims if dim.group is not None):
         axis = axis_of(weight, dim)
         if axis is None or not sides[axis]:
-            raise untold([f"what {layer} does with the units of {dim.group} is not clear"])
+            raise unclear_flow([f"what {layer} does with the units of {dim.group} is not clear"])
         found.append((str(dim.group), sides[axis]))
     return found
 
@@ -97,7 +97,7 @@ def paths_of(layers: Mapping[str, LayerUnits]) -> dict[str, tuple[str, ...]]:
                 units[key] = min(units.get(key, path), path, key=len)
     lost = [name for name in layers if name not in found]
     if lost:
-        raise untold([f"nothing leads from the input to {name}" for name in lost])
+        raise unclear_flow([f"nothing leads from the input to {name}" for name in lost])
     return found
 
 
@@ -123,7 +123,7 @@ def _refuse_unclear(layers: Mapping[str, LayerUnits]) -> None:
     wrong += [name for name, layer in layers.items() if layer.doubtful and _between(name, layers)]
     if wrong or not first:
         reasons = [_why(name, layers[name]) for name in wrong]
-        raise untold(reasons or ["no layer reads the input"])
+        raise unclear_flow(reasons or ["no layer reads the input"])
 
 
 def _between(name: str, layers: Mapping[str, LayerUnits]) -> bool:
@@ -143,7 +143,7 @@ def _why(name: str, layer: LayerUnits) -> str:
     return f"{name} reads units that the spec holds fixed"
 
 
-def untold(reasons: Sequence[str]) -> UsageError:
+def unclear_flow(reasons: Sequence[str]) -> UsageError:
     return UsageError(
         "calibrate cannot tell from the spec how deep each bias is, or is not valid for it",
         detail="\n".join(reasons[:_SHOWN]),

@@ -59,12 +59,12 @@ def difference(before: Circumstances, now: Circumstances) -> str | None:
         return _changed_inputs(old or [], new or [])
     if name == "spec":
         return "the spec was another"
-    if _told(old) == _told(new):
-        return f"the file {_told(new)} was changed"
-    return f"{name} was {_told(old)}, now it is {_told(new)}"
+    if _value_text(old) == _value_text(new):
+        return f"the file {_value_text(new)} was changed"
+    return f"{name} was {_value_text(old)}, now it is {_value_text(new)}"
 
 
-def _told(value: Any) -> str:
+def _value_text(value: Any) -> str:
     named = value.get(FILE, value) if isinstance(value, dict) else value
     return named if isinstance(named, str) else json.dumps(named)
 

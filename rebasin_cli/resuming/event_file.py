@@ -10,9 +10,11 @@ from typing import Any, Generic, TypeVar
 
 from rebasin_cli.errors import RebasinError, refusal_by_system
 from rebasin_cli.json_text import read_json
+from rebasin_cli.presentation.events import SCHEMA
 
-SCHEMA = "rebasin/1"
-START = b'{"schema":"rebasin/1"'  # of every line: what else is cut off is not ours to remove
+START = (
+    f'{{"schema":"{SCHEMA}"'.encode()
+)  # of every line: what else is cut off is not ours to remove
 
 RecordT = TypeVar("RecordT")
 

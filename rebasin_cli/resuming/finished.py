@@ -40,7 +40,7 @@ class FinishedList:
     steps: Mapping[int, Any] = field(default_factory=dict)
 
     def replacing(self, place: Path, output: Output) -> Output:
-        """Return how a result is written: one that was begun may be replaced."""
+        """Return the output options for a result; a file that an earlier run began is replaced."""
         return replace(output, force=True) if place in self else output
 
     def __contains__(self, place: Path) -> bool:

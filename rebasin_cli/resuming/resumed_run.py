@@ -14,12 +14,11 @@ from rebasin_cli.checkpoint.writing.disk import OpenFile
 from rebasin_cli.errors import RebasinError, RebasinWarning, UsageError
 from rebasin_cli.files.places import real_path
 from rebasin_cli.files.targets import Target
-from rebasin_cli.presentation.events import finite_json
+from rebasin_cli.presentation.events import SCHEMA, finite_json
 from rebasin_cli.presentation.outcomes import LeftAsIs, Reused
 from rebasin_cli.presentation.presenter import Presenters
 from rebasin_cli.presentation.written import file_fields
 from rebasin_cli.resuming.circumstances import Circumstances, difference
-from rebasin_cli.resuming.event_file import SCHEMA
 from rebasin_cli.resuming.finished import BEGUN, FINISHED, STEP, FinishedList, read_finished
 
 StepT = TypeVar("StepT")
@@ -46,10 +45,10 @@ class Resumed:
     _steps: int = 0
 
     def begin(self, circumstances: Callable[[], Circumstances], *, anew: bool) -> None:
-        """Look for what is finished, and put down what is to come.
+        """Find the results that are finished, and list in the file those that are to come.
 
-        Raises UsageError where the results in the list depend on something else, unless all may
-        be made anew.
+        Raises UsageError if the results in the list depend on other options or inputs, unless
+        `anew` allows that all are made anew.
         """
         if self.known.file.path is None:
             return
@@ -88,9 +87,10 @@ class Resumed:
         place_of: Callable[[Any], Path | None],
         presenters: Presenters,
     ) -> Iterator[Any]:
-        """Yield outcomes, what is finished in the place of what was skipped; the others are listed.
+        """Yield outcomes, and list each new result in the file as finished.
 
-        place_of: an outcome -> the place of the result that it is; None: it is none.
+        For a skipped result that an earlier run has finished, that one is yielded instead.
+        place_of: outcome -> the path of its result; None: it is no result.
         """
         for outcome in outcomes:
             if isinstance(outcome, LeftAsIs) and outcome.path in self.reused:

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from rebasin_cli.errors import SpecError, UsageError
 from rebasin_cli.files.headers import Headers
-from rebasin_cli.files.names.name_views import View, bind_seen, chains, views
+from rebasin_cli.files.names.name_views import View, bind_seen, may_be_chain, views
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.binding.outline import idle_patterns, least_problems, outlines, ruled_out
@@ -42,7 +42,7 @@ class NoFitError(UsageError):
 
 @dataclass(frozen=True)
 class Fit:
-    """The bundled spec that fits. alike: others that fit too, and allow the same permutations."""
+    """The bundled spec that fits. alike: others that fit and allow the same permutations."""
 
     name: str
     bound: BoundSpec
@@ -99,19 +99,19 @@ def bound_to(spec: Spec, headers: Headers, selection: Selection) -> BoundSpec:
         config=headers.config,
         sizes=selection.sizes,
         ties=headers.ties,
-        aside=_excused(headers, selection),
+        aside=_excused_names(headers, selection),
     )
 
 
-def _excused(headers: Headers, selection: Selection) -> list[str]:
+def _excused_names(headers: Headers, selection: Selection) -> list[str]:
     return [name for name in headers.infos if is_excused(name, selection)]
 
 
 def _trials(headers: Headers, selection: Selection) -> Iterator[_BundledFits]:
     """Yield the ways to see the names, as they are first."""
-    aside = _excused(headers, selection)
+    aside = _excused_names(headers, selection)
     seen = views(headers.infos, headers.ties, aside)
-    return (_BundledFits(headers, selection, view) for view in seen if chains(view))
+    return (_BundledFits(headers, selection, view) for view in seen if may_be_chain(view))
 
 
 class _BundledFits:
@@ -119,7 +119,7 @@ class _BundledFits:
 
     def __init__(self, headers: Headers, selection: Selection, view: View) -> None:
         self.headers, self._selection = headers, selection
-        excused = [view.names[name] for name in _excused(headers, selection)]
+        excused = [view.names[name] for name in _excused_names(headers, selection)]
         self._names = outlines(view.infos, view.ties, excused=excused)
         self.path = headers.where
         self._found: dict[str, BoundSpec | Miss] = {}

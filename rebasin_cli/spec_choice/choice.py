@@ -17,7 +17,7 @@ from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.spec.library import load_spec
 from rebasin_cli.spec_choice.bundled import NoFitError, bound_to, only_fit
 from rebasin_cli.spec_choice.heads import returned_roots
-from rebasin_cli.spec_choice.traced import Fitted, bound_model, target_of_config
+from rebasin_cli.spec_choice.traced_fit import Fitted, bound_model, target_of_config
 from rebasin_cli.spec_choice.unnamed import check_passed, check_unnamed, touched_groups
 from rebasin_cli.tensors.blocks import BoundTensor
 

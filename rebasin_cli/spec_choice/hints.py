@@ -57,7 +57,7 @@ def _targets(headers: Headers) -> Iterator[ModelTarget]:
 def _of_timm(config: Mapping[str, Any]) -> Iterator[ModelTarget]:
     """Yield the model of a config.json that timm wrote."""
     architecture = config.get("architecture")
-    if not isinstance(architecture, str) or _name(architecture) not in sources("timm"):
+    if not isinstance(architecture, str) or _name(architecture) not in registered_models("timm"):
         return
     given, classes = config.get("model_args"), config.get("num_classes")
     arguments = dict(given) if isinstance(given, dict) else {}
@@ -101,7 +101,7 @@ def _libraries(where: str) -> tuple[str, ...]:
 
 def _called(text: str, library: str, headers: Headers) -> Iterator[ModelTarget]:
     """Yield the model of a library that a text begins with, if its source knows the tensors."""
-    known = sources(library)
+    known = registered_models(library)
     found = [name for name in known if re.match(rf"{re.escape(name)}(?![0-9A-Za-z])", text)]
     for name in sorted(found, key=len, reverse=True)[:1]:
         stems = {re.sub(r"\d+$", "", tensor.partition(".")[0]) for tensor in headers.infos}
@@ -112,7 +112,7 @@ def _called(text: str, library: str, headers: Headers) -> Iterator[ModelTarget]:
 
 
 def _classes(headers: Headers) -> int | None:
-    """Return how many classes the head of a checkpoint tells apart."""
+    """Return the number of classes of a checkpoint's head, None if it has none."""
     rows = [
         info.shape[0]
         for name, info in headers.infos.items()
@@ -127,7 +127,7 @@ def _name(architecture: str) -> str:
 
 
 @cache
-def sources(library: str) -> Mapping[str, str]:
+def registered_models(library: str) -> Mapping[str, str]:
     """Return the models that an installed library registers, each with the source it is in."""
     found = importlib.util.find_spec(library)
     folders = found.submodule_search_locations if found else None

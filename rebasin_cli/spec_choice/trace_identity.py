@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from rebasin_cli import __version__
-from rebasin_cli.models.target import subject
-from rebasin_cli.models.user.imports import home
+from rebasin_cli.models.target import subject_of_target
+from rebasin_cli.models.user.imports import import_folder
 from rebasin_cli.options.tracing import Tracing
 
 CONFIGURED = ("transformers", "diffusers")  # a config.json says which of them it is for
@@ -62,11 +62,11 @@ def _version(tracing: Tracing) -> str:
     if (Path(target) / "config.json").is_file():
         packages, rest = CONFIGURED, target
     if packages is None:
-        return _place(target) + subject(target, model_args=tracing.arguments).version
-    return " ".join([*map(_installed, packages), _configuration(Path(rest))])
+        return _place(target) + subject_of_target(target, model_args=tracing.arguments).version
+    return " ".join([*map(_installed_version, packages), _configuration(Path(rest))])
 
 
-def _installed(package: str) -> str:
+def _installed_version(package: str) -> str:
     try:
         return f"{package}={metadata.version(package)}"
     except metadata.PackageNotFoundError:
@@ -80,7 +80,7 @@ def _configuration(folder: Path) -> str:
 
 def _place(target: str) -> str:
     """Return where a user's object and its imports are looked up; the cache compares the files."""
-    return f"{home(target)} {os.environ.get('PYTHONPATH')} "
+    return f"{import_folder(target)} {os.environ.get('PYTHONPATH')} "
 
 
 def _own_sources() -> str:

@@ -89,12 +89,12 @@ def touched_groups(bound: BoundSpec, info: TensorInfo) -> frozenset[str]:
         if any(_inside(info.name, member) for member in tensor.members):
             found |= tensor.groups
         sized = ((group, tensor.shape[axis]) for group, axis in axis_groups(tensor))
-        found |= {group for group, size in sized if size > 1 and _holds(info, size)}
+        found |= {group for group, size in sized if size > 1 and _could_hold(info, size)}
     sizes = {group.name: group.size for group in bound.groups.values()}
     return frozenset(found | {name for name, size in sizes.items() if 1 < size in info.shape})
 
 
-def _holds(info: TensorInfo, size: int) -> bool:
+def _could_hold(info: TensorInfo, size: int) -> bool:
     return any(length and length % size == 0 for length in info.shape)
 
 

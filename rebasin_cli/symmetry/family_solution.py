@@ -285,7 +285,7 @@ class _OrderAndMaps:
         return values, best
 
     def _unmoved(self, name: str) -> Tensor:
-        """Return a group's maps that leave all as it is: (batch, *sizes of what holds it, n, n)."""
+        """Return identity maps of a group: (batch, *parent sizes in the chain, n, n)."""
         groups = self.solver.groups
         chain = next(chain for chain in self.similarities if name in chain)
         held = [groups[parent].size for parent in groups[name].parents if parent in chain]

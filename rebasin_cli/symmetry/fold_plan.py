@@ -139,7 +139,7 @@ class FoldPlan:
                         yield Block(block.offset, dims), k
 
     def _reading_axes(self, name: str) -> frozenset[int]:
-        """Return the axes that read: the one that a reader has on a stream, or by position."""
+        """Return the axes of a tensor that read: a reader's axis on a stream, else by position."""
         tensor = self.tensors[name]
         on = {axis_of(tensor, d) for b in tensor.blocks for d in b.dims if d.group in self.streams}
         if name in self.readers and len(on) == 1:

@@ -19,6 +19,7 @@ from rebasin_cli.symmetry.family_solution import LinearTerm
 from rebasin_cli.symmetry.map_sweeps import MapMatching, MapSearch
 from rebasin_cli.symmetry.maps import GroupMaps, OrthogonalMap, carry
 from rebasin_cli.symmetry.voting_blocks import (
+    TINY,
     Place,
     key_of,
     load_voting,
@@ -29,8 +30,6 @@ from rebasin_cli.symmetry.voting_blocks import (
 )
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.numbers import on_host
-
-TINY = 1e-300
 
 
 @dataclass

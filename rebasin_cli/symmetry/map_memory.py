@@ -33,9 +33,9 @@ def streamed_memory(bound: BoundSpec, dtype: torch.dtype) -> int:
 
 
 def _visit_memory(family: GroupFamily, word: int) -> int:
-    """Return the bytes of a visit: a tensor that is read, and what is kept of all of them.
+    """Return the bytes that a visit of a family takes: the largest tensor, and its similarities.
 
-    word: bytes of a number in products. What is solved is in float64.
+    word: bytes of a number in products; maps are solved for in float64.
     """
     tensors = [prod(tensor.shape) for tensor in tensors_at(family.sites)]
     loading = LOADING * word * max(tensors, default=0)

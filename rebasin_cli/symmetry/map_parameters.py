@@ -19,7 +19,7 @@ from rebasin_cli.symmetry.maps import GroupMaps
 Projection = Callable[[Tensor], Tensor]  # of a skew matrix to those that a class allows
 
 
-def _centred(skew: Tensor) -> Tensor:
+def _center(skew: Tensor) -> Tensor:
     skew = skew - skew.mean(-1, keepdim=True)
     return skew - skew.mean(-2, keepdim=True)
 
@@ -29,7 +29,7 @@ def _half_split(skew: Tensor) -> Tensor:
     return _only(skew, first, first + len(first))
 
 
-def _interleaved(skew: Tensor) -> Tensor:
+def _only_interleaved(skew: Tensor) -> Tensor:
     even = torch.arange(0, skew.shape[-1], 2, device=skew.device)
     return _only(skew, even, even + 1)
 
@@ -43,9 +43,9 @@ def _only(skew: Tensor, first: Tensor, second: Tensor) -> Tensor:
 # Permutations and signs have nothing between them: they stay as they are.
 PROJECTIONS: Mapping[str, Projection] = {
     "orthogonal": lambda skew: skew,
-    KEEPING_MEAN: _centred,
+    KEEPING_MEAN: _center,
     "rotary": _half_split,
-    "rotary-interleaved": _interleaved,
+    "rotary-interleaved": _only_interleaved,
 }
 
 

@@ -55,24 +55,24 @@ def match_maps(
     Raises NotFiniteError.
     """
     device, rise, memory = settings.device, settings.rise, settings.max_memory
-    start = still(bound, classes).to(device)
+    start = identity_maps(bound, classes).to(device)
     with one_thread():
         if memory is not None and not fits_whole(bound, memory) and not moments:
             both = reference, other
             streamed = StreamedSearch(
                 bound, classes, start, *both, rise=rise, device=device, dtype=settings.dtype
             )
-            return _brought_back(streamed.run(progress))
+            return _on_cpu(streamed.run(progress))
         exact = settings.dtype or torch.float64
         a, b = (
             voting_tensors(bound, model, dtype=exact, device=device) for model in (reference, other)
         )
         seen = {name: each.to(device) for name, each in (moments or {}).items()}
         held = HeldSearch(bound, classes, start, a, b, moments=seen, rise=rise)
-        return _brought_back(held.run(progress))
+        return _on_cpu(held.run(progress))
 
 
-def _brought_back(found: MapMatching) -> MapMatching:
+def _on_cpu(found: MapMatching) -> MapMatching:
     return replace(found, maps=found.maps.to("cpu"))
 
 
@@ -84,10 +84,10 @@ def cosine_of(
     Raises NotFiniteError.
     """
     a, b = (voting_tensors(bound, model) for model in (reference, other))
-    return HeldSearch(bound, classes, still(bound, classes), a, b).cosine()
+    return HeldSearch(bound, classes, identity_maps(bound, classes), a, b).cosine()
 
 
-def still(bound: BoundSpec, classes: Mapping[str, str]) -> GroupMaps:
+def identity_maps(bound: BoundSpec, classes: Mapping[str, str]) -> GroupMaps:
     """Return the maps that move nothing."""
     permuted = {n: g for n, g in bound.groups.items() if classes[n] == PERMUTATION}
     return GroupMaps(

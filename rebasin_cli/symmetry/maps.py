@@ -47,13 +47,13 @@ class GroupMaps:
         With P the order and M the matrix of a group inside it, M' P' M P = (M' . P'(M)) (P' P):
         the later order moves the earlier matrices along with the units that they are inside of.
         """
-        order = {**_still(self.permutations), **later.permutations}
+        order = {**_identities(self.permutations), **later.permutations}
         permutations = {
             name: replace(p, index=gather(p.index, (*p.parents, name), order))
             for name, p in self.permutations.items()
         }
         linear = {
-            name: replace(m, matrix=_times(later.linear.get(name), _reordered(m, order)))
+            name: replace(m, matrix=_times(later.linear.get(name), _reorder_matrices(m, order)))
             for name, m in self.linear.items()
         }
         return GroupMaps(permutations, linear)
@@ -70,13 +70,16 @@ class GroupMaps:
         """Return the maps that undo these: (M P)^-1 = P^-1 M' = (P^-1(M')) P^-1."""
         back = inverse_permutations(self.permutations)
         linear = {
-            name: _reordered(replace(m, matrix=m.matrix.mT.contiguous()), back)
+            name: _reorder_matrices(replace(m, matrix=m.matrix.mT.contiguous()), back)
             for name, m in self.linear.items()
         }
         return GroupMaps(back, linear)
 
 
-def _still(permutations: Permutations) -> dict[str, Permutation]:
+NO_MAPS = GroupMaps({}, {})  # of no group: nothing is moved
+
+
+def _identities(permutations: Permutations) -> dict[str, Permutation]:
     units = {
         name: torch.arange(p.index.shape[-1], device=p.index.device)
         for name, p in permutations.items()
@@ -87,7 +90,7 @@ def _still(permutations: Permutations) -> dict[str, Permutation]:
     }
 
 
-def _reordered(linear: OrthogonalMap, permutations: Permutations) -> OrthogonalMap:
+def _reorder_matrices(linear: OrthogonalMap, permutations: Permutations) -> OrthogonalMap:
     return replace(
         linear, matrix=gather(linear.matrix, (*linear.parents, None, None), permutations)
     )
@@ -163,5 +166,5 @@ class Carried(ByTensor):
         super().__init__(source, (tensor for tensor in tensors if tensor.groups & moved))
         self._maps, self._dtype = maps, dtype
 
-    def _made(self, tensor: BoundTensor) -> Tensor:
+    def _remade(self, tensor: BoundTensor) -> Tensor:
         return carry(tensor.load(self._source), tensor, self._maps, dtype=self._dtype)

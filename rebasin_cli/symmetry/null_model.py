@@ -64,7 +64,7 @@ class Scattered(ByTensor):
         self._plan, self._classes = plan, classes
         self._seeds = {tensor.members: seed + number for number, tensor in enumerate(tensors)}
 
-    def _made(self, tensor: BoundTensor) -> Tensor:
+    def _remade(self, tensor: BoundTensor) -> Tensor:
         generator = torch.Generator().manual_seed(self._seeds[tensor.members])
         groups = self._plan.bound.groups
         values = tensor.load(self._source)

@@ -27,8 +27,9 @@ from rebasin_cli.matching.problem.group_families import GroupFamily, sites_of
 from rebasin_cli.permutation import gather
 from rebasin_cli.symmetry.family_solution import LinearTerm, similarities_of
 from rebasin_cli.symmetry.map_sweeps import MapSearch
-from rebasin_cli.symmetry.maps import GroupMaps, carry, map_axes
+from rebasin_cli.symmetry.maps import NO_MAPS, GroupMaps, carry, map_axes
 from rebasin_cli.symmetry.voting_blocks import (
+    TINY,
     Place,
     key_of,
     load_voting,
@@ -41,8 +42,6 @@ from rebasin_cli.symmetry.voting_blocks import (
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import BoundTensor
 
-TINY = 1e-300
-NO_MAPS = GroupMaps({}, {})
 R = TypeVar("R")
 BothBlocks = tuple[Tensor, Tensor]  # the values of both models, the reference first
 
@@ -141,7 +140,7 @@ class StreamedSearch(MapSearch):
             self.maps = self.maps.then(step)
 
     def _units(self, family: GroupFamily, sites: Sequence[Site]) -> tuple[GroupMaps, Agreement]:
-        """Return the best maps of units that are flat, and what owned blocks are worth."""
+        """Return the best maps of a family without nested groups, and what its blocks add up to."""
         found = self._summed(family, sites)
         step = self.solver.units(family.root, {chain: each[0] for chain, each in found.items()})
         worth = (_worth_of_units(step, chain, each) for chain, each in found.items())
@@ -190,7 +189,7 @@ class StreamedSearch(MapSearch):
         step = self.solver.solve(family.root, terms)
         worth = Agreement()
         for term, weight in mine:
-            inner = _inner(term.reference, _moved(term, step))
+            inner = _inner(term.reference, _move_term(term, step))
             worth += Agreement(weight * inner, inner)
         return step, worth
 
@@ -227,7 +226,7 @@ def _worth_of_units(step: GroupMaps, chain: Sequence[str], found: Tensor) -> Agr
     return Agreement(float(values[0]), float(values[1]))
 
 
-def _moved(term: LinearTerm, step: GroupMaps) -> Tensor:
+def _move_term(term: LinearTerm, step: GroupMaps) -> Tensor:
     owners = (*term.groups, None)
     values = gather(term.other, owners, step.permutations)
     found: Tensor = map_axes(values, owners, step.linear)

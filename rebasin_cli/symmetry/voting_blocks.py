@@ -18,6 +18,7 @@ from rebasin_cli.tensors.blocks import BoundTensor
 from rebasin_cli.tensors.numbers import all_finite
 
 HALF = (torch.float16, torch.bfloat16)
+TINY = 1e-300  # instead of a length of zero, by which a cosine would be divided
 Place = tuple[str, int]  # a block: the first name of its tensor, and its offset
 
 
@@ -36,7 +37,7 @@ def load_voting(
 
 
 def product_dtype(tensors: Iterable[BoundTensor], models: Sequence[TensorSource]) -> torch.dtype:
-    """Return float32 where all that votes has 16 bits, else float64, and maps as exact as that."""
+    """Return the dtype of products and maps: float32 if all votes have 16 bits, else float64."""
     names = [name for tensor in tensors for name in tensor.members]
     half = all(model.info(name).dtype in HALF for model in models for name in names)
     return torch.float32 if half else torch.float64

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from rebasin_cli.tensors.numbers import is_floating
 
+# Buffers of norms: floating, moved like parameters, and none themselves.
+RUNNING_STATISTICS = ("running_mean", "running_var")
+
 
 @dataclass(frozen=True)
 class TensorInfo:

@@ -120,7 +120,10 @@ def member_places(tensors: Iterable[BoundTensor]) -> dict[str, tuple[BoundTensor
 
 
 class ByTensor(Derived, ABC):
-    """A TensorSource in which some bound tensors are made anew as they are loaded."""
+    """A TensorSource in which some bound tensors are made anew as they are loaded.
+
+    Subclasses say how, in `_remade`.
+    """
 
     def __init__(self, source: TensorSource, tensors: Iterable[BoundTensor]) -> None:
         super().__init__(source)
@@ -130,9 +133,9 @@ class ByTensor(Derived, ABC):
         if name not in self._places:
             return super().load(name)
         tensor, position = self._places[name]
-        whole = self._made(tensor)
+        whole = self._remade(tensor)
         return whole[position] if tensor.stacked else whole
 
     @abstractmethod
-    def _made(self, tensor: BoundTensor) -> Tensor:
-        """Return what becomes of a tensor, of a stack of all its members."""
+    def _remade(self, tensor: BoundTensor) -> Tensor:
+        """Return the new values of a tensor, contiguous, of its bound shape; a stack as one."""

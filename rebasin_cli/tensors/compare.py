@@ -30,7 +30,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     if a.shape != b.shape:
         return False
     if a.dtype != b.dtype:
-        return gap(a, b).largest == 0
+        return measure_gap(a, b).largest == 0
     return torch.equal(_bytes(a), _bytes(b))
 
 
@@ -43,7 +43,7 @@ class Gap:
     largest: float
 
 
-def gap(a: Tensor, b: Tensor) -> Gap:
+def measure_gap(a: Tensor, b: Tensor) -> Gap:
     """Return how far apart two arrays of one shape are, in float64; 0 without numbers.
 
     Part by part, each in a core's cache: whole, differences and squares took five copies of the
@@ -52,8 +52,8 @@ def gap(a: Tensor, b: Tensor) -> Gap:
     x, y = a.reshape(-1), b.reshape(-1)
     sums = torch.zeros(3, dtype=torch.float64)  # of squares of a - b and of a; the largest
     for begin in range(0, len(x), IN_CACHE):
-        here = wide(x[begin : begin + IN_CACHE])
-        apart, length = (here - wide(y[begin : begin + IN_CACHE])).abs(), here.abs()
+        here = in_widest(x[begin : begin + IN_CACHE])
+        apart, length = (here - in_widest(y[begin : begin + IN_CACHE])).abs(), here.abs()
         sums[0] += apart.dot(apart)
         sums[1] += length.dot(length)
         sums[2] = torch.maximum(sums[2], apart.max())  # NaN, if one is
@@ -63,7 +63,7 @@ def gap(a: Tensor, b: Tensor) -> Gap:
 
 def max_value(a: Tensor) -> float:
     """Return the largest |a|; 0 for empty tensors."""
-    return float(wide(a).abs().max()) if a.numel() else 0.0
+    return float(in_widest(a).abs().max()) if a.numel() else 0.0
 
 
 def relative_difference(
@@ -91,7 +91,7 @@ def relative_difference(
 
 
 def _comparable(values: Tensor) -> Tensor:
-    return values if is_floating(values.dtype) else wide(values)
+    return values if is_floating(values.dtype) else in_widest(values)
 
 
 def _gap_and_scale(a: Tensor, b: Tensor) -> tuple[float, float]:
@@ -100,7 +100,7 @@ def _gap_and_scale(a: Tensor, b: Tensor) -> tuple[float, float]:
     return gap, max_value(a[a.isfinite()])
 
 
-def wide(a: Tensor) -> Tensor:
+def in_widest(a: Tensor) -> Tensor:
     """Return a tensor in float64, complex128 if it is complex."""
     return a.to(torch.complex128 if a.dtype.is_complex else torch.float64)
 

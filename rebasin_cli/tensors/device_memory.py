@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 class Roomy(Protocol):
-    """Tensors on a device, or what is computed with them, that can be had on the CPU instead."""
+    """Something with tensors on a device that can also be had with them on the CPU."""
 
     @property
     def device(self) -> torch.device:

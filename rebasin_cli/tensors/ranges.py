@@ -35,7 +35,7 @@ def ranges_of(source: TensorSource, name: str) -> Ranged | None:
     return source.ranged(name) if isinstance(source, InRanges) else None
 
 
-def ranged_tensor(tensor: Tensor) -> Ranged:
+def ranges_in_memory(tensor: Tensor) -> Ranged:
     """Return how ranges are read of a tensor in memory."""
     flat = tensor.reshape(-1)
     return lambda begin, end: flat[begin:end]
@@ -66,4 +66,4 @@ class Kept(Derived):
         return self._tensors[name]
 
     def ranged(self, name: str) -> Ranged:
-        return ranged_tensor(self.load(name))
+        return ranges_in_memory(self.load(name))

@@ -60,7 +60,7 @@ def _is_branch(node: object) -> bool:
 
 
 def _plain(branch: Any) -> Any:
-    """Return what torch does not know as what it does: its own walk stopped there."""
+    """Return a container that torch's walk does not know as a plain dict, list or tuple."""
     if isinstance(branch, Mapping):
         return dict(branch)
     return list(branch) if isinstance(branch, list) else tuple(branch)

@@ -18,7 +18,7 @@ from rebasin_cli.models.subject import Subject, without_memory
 from rebasin_cli.spec.language.tensor_names import INDEX_IN_NAME
 from rebasin_cli.tracer.classes.findings import ClassFindings
 from rebasin_cli.tracer.classes.proved_classes import with_classes
-from rebasin_cli.tracer.derivation.unit_symmetry import Choices, symmetry
+from rebasin_cli.tracer.derivation.unit_symmetry import Choices, derive_symmetry
 from rebasin_cli.tracer.model_trace import (
     Trace,
     compress_trace,
@@ -79,7 +79,7 @@ def trace(
             model = subject.build()
         randomise(model, torch.Generator().manual_seed(0))
         found, calls, examples = record_reaching(model, _examples(subject, model), recorded)
-        claimed = symmetry(found, model, choices, _name(subject))
+        claimed = derive_symmetry(found, model, choices, _name(subject))
         plain = trace_before_proof(claimed, found, model)
         more = None
         if training and plain.unused:
@@ -93,7 +93,7 @@ def _with_training(
     calls: tuple[Sequence[Arguments], Sequence[Arguments]],
     choices: Choices,
 ) -> Trace | None:
-    """Return the trace of a model that is trained too, if more of it moves for that.
+    """Return the trace that a call in training mode adds to, if more of the model moves then.
 
     calls: those recorded, and all that serve the proof. None if training needs labels, reads
     nothing more, or draws numbers for each unit.
@@ -103,7 +103,7 @@ def _with_training(
     found = attempt(lambda: record(model, [*recorded, trained]))
     if found is None:
         return None
-    claimed = symmetry(found, model, choices, plain.spec.name)
+    claimed = derive_symmetry(found, model, choices, plain.spec.name)
     traced = trace_before_proof(claimed, found, model)
     if traced.share <= plain.share:
         return None
@@ -158,12 +158,12 @@ def _trained_fake(
 def _traced_beside(
     small: Trace | None, found: Record, model: nn.Module, choices: Choices, name: str
 ) -> Trace:
-    """Return the trace of a record, proved by that of a small copy if that says the same."""
+    """Return the trace of a record; the proof is that of a small copy whose spec is the same."""
     if small is not None:  # which buffers are uniform is told by numbers, which it alone has
         choices = replace(
             choices, buffers=(*choices.buffers, *_like(small.explicit.buffers, found))
         )
-    claimed = symmetry(found, model, choices, name)
+    claimed = derive_symmetry(found, model, choices, name)
     traced = trace_before_proof(claimed, found, model)
     if small is None:
         return replace(compress_trace(traced), doubt=TOO_LARGE)

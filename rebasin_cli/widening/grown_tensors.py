@@ -85,7 +85,7 @@ class GrownTensor:
 
 @dataclass(frozen=True)
 class NewSizes:
-    """How many units groups get, and what those of some are multiplied by, by the group's name."""
+    """How groups grow. new: group -> its new size. factors: group -> a factor of its old units."""
 
     new: Mapping[str, int]
     factors: Mapping[str, float] = field(default_factory=dict)
@@ -103,13 +103,13 @@ def grown_axes(tensor: BoundTensor, sizes: NewSizes) -> dict[int, GrownAxis]:
             step = prod(tensor.shape[axis + 1 :])
             if _alternates(end - start, dims, step):
                 _refuse_growth(tensor, dims, sizes)
-                part = end, _kept(range(start, end))
+                part = end, _kept_units(range(start, end))
             else:
                 part = end, _part(range(start, end), dims, step, sizes)
             known = rows.setdefault(axis, {}).setdefault(start, part)
             if _idle(start, *known) and _idle(start, *part):
                 rows[axis][start] = max(known, part, key=lambda found: found[0])
-            elif not _same(known, part):
+            elif not _is_same_axis(known, part):
                 raise _uneven(tensor)
     shift = int(tensor.stacked)
     return {
@@ -145,7 +145,7 @@ def _refuse_growth(tensor: BoundTensor, dims: Sequence[Dim], sizes: NewSizes) ->
         )
 
 
-def _kept(places: range) -> GrownAxis:
+def _kept_units(places: range) -> GrownAxis:
     return GrownAxis(torch.tensor(places), torch.ones(len(places), dtype=torch.float64))
 
 
@@ -166,7 +166,7 @@ def _part(places: range, dims: Sequence[Dim], step: int, sizes: NewSizes) -> Gro
     return GrownAxis(source, torch.full((len(source),), factor, dtype=torch.float64))
 
 
-def _same(one: tuple[int, GrownAxis], other: tuple[int, GrownAxis]) -> bool:
+def _is_same_axis(one: tuple[int, GrownAxis], other: tuple[int, GrownAxis]) -> bool:
     ours, theirs = one[1], other[1]
     same = torch.equal(ours.source, theirs.source) and torch.equal(ours.factor, theirs.factor)
     return same and one[0] == other[0]
@@ -190,7 +190,7 @@ def _joined(
 def _without_overlap(
     parts: Mapping[int, tuple[int, GrownAxis]], tensor: BoundTensor
 ) -> Mapping[int, tuple[int, GrownAxis]]:
-    """Return the parts of an axis with those in one that alternate, which have to stay."""
+    """Return the parts of an axis, overlapping ones joined; these must not grow."""
     runs: dict[int, tuple[int, GrownAxis]] = {}
     for start, (end, part) in sorted(parts.items(), key=lambda item: item[0]):
         last = max(runs, default=0)
@@ -200,7 +200,7 @@ def _without_overlap(
         if not (_idle(start, end, part) and _idle(last, *runs[last])):
             raise _uneven(tensor)
         longest = max(end, runs[last][0])
-        runs[last] = longest, _kept(range(last, longest))
+        runs[last] = longest, _kept_units(range(last, longest))
     return runs
 
 

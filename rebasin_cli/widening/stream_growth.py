@@ -23,7 +23,7 @@ _TAKES_MEAN, _SCALE = "layer", "scale"
 
 
 def stream_norms(bound: BoundSpec, group: str) -> list[BoundNorm]:
-    """Return the norms of a group of which a spec says what reads them."""
+    """Return the norms over a group whose readers the spec names."""
     held = {name for t in bound.tensors if group in t.groups for name in t.members}
     return [norm for norm in bound.norms if norm.gain in held]
 

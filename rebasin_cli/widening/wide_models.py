@@ -9,14 +9,14 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.checkpoint.source_checkpoint import SourceCheckpoint, module_checkpoint
 from rebasin_cli.errors import UsageError
-from rebasin_cli.files.inputs import agreeing, open_models
+from rebasin_cli.files.inputs import agree_on_tensors, open_models
 from rebasin_cli.models.subject import without_memory
 from rebasin_cli.network.network import subject_for
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.widening.growth import Growth
-from rebasin_cli.widening.wider_checkpoint import WiderCheckpoint, wider
+from rebasin_cli.widening.wider_checkpoint import WiderCheckpoint, as_wider
 from rebasin_cli.widening.wider_settings import found_settings, settings_like
 
 
@@ -28,8 +28,8 @@ def open_wide(text: str, selection: Selection, model: Checkpoint) -> Checkpoint:
     path = named_path(text)
     if path.suffix != ".json" or path.name.endswith(".index.json"):
         (found,) = open_models([path], selection)
-        return agreeing([model, found], Selection())[1]
-    return agreeing([model, _built(path)], Selection())[1]
+        return agree_on_tensors([model, found], Selection())[1]
+    return agree_on_tensors([model, _built(path)], Selection())[1]
 
 
 def _built(config: Path) -> SourceCheckpoint:
@@ -57,12 +57,12 @@ def wider_model(
     needed: whether it is written; if not, it may stay unknown.
     """
     if not model.config or arguments:
-        return wider(model, growth, dict(arguments or {}) if model.config else {})
+        return as_wider(model, growth, dict(arguments or {}) if model.config else {})
     if like is not None and like.config:
-        return wider(model, growth, settings_like(model.config, like.config))
+        return as_wider(model, growth, settings_like(model.config, like.config))
     try:
-        return wider(model, growth, found_settings(model, bound, growth, selection))
+        return as_wider(model, growth, found_settings(model, bound, growth, selection))
     except UsageError:
         if needed:
             raise
-        return wider(model, growth, {})
+        return as_wider(model, growth, {})

@@ -29,7 +29,7 @@ class WiderCheckpoint(Checkpoint):
     settings: Mapping[str, Any]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return wider, (self.narrow, self.growth, self.settings)
+        return as_wider, (self.narrow, self.growth, self.settings)
 
     def info(self, name: str) -> TensorInfo:
         info, grown = self.narrow.info(name), self.growth.tensors.get(self._first(name))
@@ -74,7 +74,7 @@ class WiderCheckpoint(Checkpoint):
 
 
 class Unrounded(Derived):
-    """A wider checkpoint as it is computed, before what it computes is stored in its dtypes."""
+    """The tensors of a wider checkpoint as they are computed, not yet rounded to its dtypes."""
 
     def __init__(self, wide: WiderCheckpoint) -> None:
         super().__init__(wide)
@@ -87,7 +87,7 @@ class Unrounded(Derived):
         )
 
 
-def wider(narrow: Checkpoint, growth: Growth, settings: Mapping[str, Any]) -> WiderCheckpoint:
+def as_wider(narrow: Checkpoint, growth: Growth, settings: Mapping[str, Any]) -> WiderCheckpoint:
     """Return a checkpoint seen with more units; its files stay open with it."""
     found = object.__new__(WiderCheckpoint)
     kept = {k: value for k, value in vars(narrow).items() if k not in (*DERIVED, "config")}

@@ -85,7 +85,10 @@ def prove_widening(
             "with these widths the model computes something else",
             where=where,
             detail="\n".join(
-                [f"its outputs move by {found.difference:.2g} of their scale", *_told(wide.growth)]
+                [
+                    f"its outputs move by {found.difference:.2g} of their scale",
+                    *_doubt_lines(wide.growth),
+                ]
             ),
             hint=_HINT,
         )
@@ -107,14 +110,14 @@ def _compared(
 
 
 def no_proof(growth: Growth, where: str) -> RebasinError:
-    """Return the error for groups of which a spec does not tell whether new units do nothing."""
+    """Return the error for groups whose spec does not show that new units do nothing."""
     return UsageError(
         "only running the model shows whether it computes the same with these widths",
         where=where,
-        detail="\n".join(_told(growth)),
+        detail="\n".join(_doubt_lines(growth)),
         hint="--model TARGET, or a folder with a config.json; or other groups with --to",
     )
 
 
-def _told(growth: Growth) -> list[str]:
+def _doubt_lines(growth: Growth) -> list[str]:
     return [f"{group}: {why}" for group, why in list(growth.doubts.items())[:10]]

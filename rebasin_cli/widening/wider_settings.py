@@ -17,9 +17,9 @@ from rebasin_cli.network.network import network_of, subject_for
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec.binding.bound import BoundSpec
-from rebasin_cli.spec_choice.traced import class_in_config, of_library
+from rebasin_cli.spec_choice.traced_fit import class_in_config, of_library
 from rebasin_cli.widening.growth import Growth
-from rebasin_cli.widening.wider_checkpoint import wider
+from rebasin_cli.widening.wider_checkpoint import as_wider
 
 ConfigChanges = Mapping[str, Any]
 
@@ -77,7 +77,7 @@ def _refusal(
     """Return why a class with other settings has not the tensors of the wider model."""
     asked = Tracing(target=tracing.target, arguments=settings)
     try:
-        network_of(subject_for(asked), wider(model, growth, settings), selection)
+        network_of(subject_for(asked), as_wider(model, growth, settings), selection)
     except (CheckpointError, UsageError) as error:
         first = error.problems[0]
         return first.detail.partition("\n")[0] or first.what

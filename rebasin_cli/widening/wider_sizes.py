@@ -42,7 +42,7 @@ def said_sizes(bound: BoundSpec, texts: Sequence[str]) -> dict[str, int]:
 
 
 def checked_sizes(bound: BoundSpec, said: Mapping[str, ValueT]) -> dict[str, ValueT]:
-    """Return what is said of groups, by the name of each. said: by globs over their names.
+    """Return values by the names of groups. said: the values by globs over names.
 
     Raises UsageError for a glob that no group has.
     """

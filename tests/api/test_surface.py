@@ -197,7 +197,8 @@ UNSAID |= {"tensor_weights"}
 
 def test_what_texts_call_by_its_flag_is_shown_under_its_keyword() -> None:
     from rebasin_cli.api.keywords import Options
-    from rebasin_cli.errors import UsageError, in_python
+    from rebasin_cli.errors import UsageError
+    from rebasin_cli.option_spelling import in_python
 
     keywords = {n for verb in VERBS for n in inspect.signature(getattr(rb, verb)).parameters}
     for name in (keywords - UNSAID) | set(Options.__annotations__):

@@ -35,7 +35,7 @@ from torch import Tensor
 from rebasin_cli.cli import main as rebasin
 from rebasin_cli.commands.merge import run
 from rebasin_cli.matching.many.factorisation import SYNC_METHODS
-from rebasin_cli.matching.many.match_many import Alignment, Request
+from rebasin_cli.matching.many.match_many import Alignment, ManyRequest
 from rebasin_cli.matching.many.strategies import STRATEGIES
 from rebasin_cli.permutation import Permutations, compose, inverse
 from rebasin_cli.permuted import Permuted
@@ -94,7 +94,7 @@ def merge(files: Sequence[Path], spec: str, way: str, out: Path) -> Taken[list[A
     found: list[Alignment] = []
     strategy, *how = way.split()
 
-    def keeping(request: Request) -> Alignment:
+    def keeping(request: ManyRequest) -> Alignment:
         found.append(STRATEGIES[strategy](request))
         return found[-1]
 

@@ -30,7 +30,7 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.renormalization.bias_calibration import CALIBRATIONS
 from rebasin_cli.renormalization.bias_paths import paths_to_biases
-from rebasin_cli.renormalization.corrected import Correcting
+from rebasin_cli.renormalization.corrected import CorrectionSettings
 from rebasin_cli.renormalization.correction_methods import renormalize
 from rebasin_cli.tensors import InMemory
 from rebasin_cli.tracer.recording.capture import record
@@ -172,7 +172,7 @@ def corrected(halfway: Halfway) -> Iterator[tuple[str, nn.Module | str]]:
     methods += [(method, True) for method in SEQUENTIAL]
     for method, sequential in methods:
         model = halfway.midpoint
-        renormalize(model, wanted, pair.batches, Correcting(method, sequential=sequential))
+        renormalize(model, wanted, pair.batches, CorrectionSettings(method, sequential=sequential))
         yield f"{method}{', sequential' if sequential else ''}", model
     yield from calibrated(halfway)
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from rebasin_cli.checkpoint.reader import open_checkpoint
-from rebasin_cli.matching.many.match_many import Alignment, Request
+from rebasin_cli.matching.many.match_many import Alignment, ManyRequest
 from rebasin_cli.matching.many.strategies import STRATEGIES
 from rebasin_cli.matching.problem.result import Matching
 from rebasin_cli.matching.problem.settings import Settings
@@ -92,8 +92,8 @@ def merged(strategy: str, paths: Sequence[Path]) -> Grown:
     return Grown(visits.total(), run.cpu, run.peak - run.before, floor, nbytes(a))
 
 
-def requested(models: Sequence[TensorSource]) -> Request:
-    return Request(
+def requested(models: Sequence[TensorSource]) -> ManyRequest:
+    return ManyRequest(
         sources=models,
         bound=bind(load_spec("mlp"), infos(models[0])),
         settings=SETTINGS,

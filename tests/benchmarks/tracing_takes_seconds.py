@@ -22,7 +22,7 @@ from statistics import median
 import torch
 
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.spec_choice import traced_model
+from rebasin_cli.spec_choice import target_tracing
 from rebasin_cli.tracer import model_trace, trace
 from rebasin_cli.tracer.proof import prove_trace
 from rebasin_cli.tracer.proof.proof import Trial
@@ -30,10 +30,10 @@ from tests.benchmarks.bed.clock import Clock, Place
 from tests.benchmarks.bed.tables import Row, number, table
 
 PLACES: Mapping[str, Sequence[Place]] = {
-    "library": [(traced_model, "subject_for")],
+    "library": [(target_tracing, "subject_for")],
     "inputs": [(trace, "_examples")],
     "record": [(trace, "record")],
-    "axes": [(trace, "symmetry")],
+    "axes": [(trace, "derive_symmetry")],
     "first": [(prove_trace, "_trial")],
     "permuted": [(Trial, "difference"), (Trial, "keeps")],
     "use": [(Trial, "notices"), (prove_trace, "unmoved_groups")],
@@ -51,7 +51,7 @@ def traced(name: str) -> tuple[float, list[float]]:
     torch.set_num_threads(1)
     start, clock = time.process_time(), Clock()
     with clock.on(PLACES):
-        traced_model.trace_target(Tracing(target=f"torchvision:{name}", cache=False))
+        target_tracing.trace_target(Tracing(target=f"torchvision:{name}", cache=False))
     whole = time.process_time()
     parts = [start, *clock.spent.values()]
     return whole, [*parts, whole - sum(parts)]

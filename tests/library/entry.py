@@ -10,7 +10,7 @@ from typing import Any
 from rebasin_cli.models.libraries.diffusers_models import diffusers_subject
 from rebasin_cli.models.libraries.optional_packages import optional
 from rebasin_cli.models.subject import Subject
-from rebasin_cli.models.target import subject
+from rebasin_cli.models.target import subject_of_target
 from rebasin_cli.models.transformers.transformers_models import config_subject
 from rebasin_cli.models.user.given_inputs import examples_of_shape
 from rebasin_cli.models.user.user_model import subject_of
@@ -121,7 +121,7 @@ def listed(
     **arguments: Any,
 ) -> Model:
     """Return a model of a registry: `torchvision:NAME`, `timm:NAME`."""
-    found = partial(subject, target, model_args=arguments, input_shape=shape)
+    found = partial(subject_of_target, target, model_args=arguments, input_shape=shape)
     return Model(found, sizes=sizes or {})
 
 

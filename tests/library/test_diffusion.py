@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rebasin_cli.checkpoint.reader import open_checkpoint
 from rebasin_cli.models.subject import without_memory
-from rebasin_cli.models.target import subject
+from rebasin_cli.models.target import subject_of_target
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.permuted import Permuted
@@ -165,7 +165,7 @@ def test_an_autoencoder_that_is_a_target_keeps_its_latents(tmp_path: Path) -> No
     fields |= {"down_block_types": ["DownEncoderBlock2D"] * 2}
     fields |= {"up_block_types": ["UpDecoderBlock2D"] * 2, "layers_per_block": 1}
     (tmp_path / "config.json").write_text(json.dumps(fields))
-    found = trace(subject(f"diffusers:{tmp_path}"))
+    found = trace(subject_of_target(f"diffusers:{tmp_path}"))
     assert found.proof is not None and found.proof.holds
     assert found.outputs == ("latents.0", "decoded.sample")
     moved = {t.members[0]: [b.groups for b in t.blocks] for t in found.bound.tensors}

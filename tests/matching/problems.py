@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from rebasin_cli.matching.many.match_many import Request
+from rebasin_cli.matching.many.match_many import ManyRequest
 from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.permutation import Permutation, inverse
@@ -48,7 +48,7 @@ class Problem:
         sources = [InMemory(state) for state in states]
         labels = [f"model {k}" for k in range(len(sources))]
         search = Settings(**settings)
-        return Request(sources, self.bound, search, reference, movable, labels, silent)
+        return ManyRequest(sources, self.bound, search, reference, movable, labels, silent)
 
     def draw(self, seed):
         """Return a random permutation of every group."""

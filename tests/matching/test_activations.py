@@ -11,11 +11,11 @@ from torch import nn
 from rebasin_cli.activations.observe import units_on
 from rebasin_cli.activations.units import SIMILARITIES
 from rebasin_cli.matching.match_activations import (
-    Alike,
-    Models,
+    BoundModels,
+    PlaceSimilarity,
     covered_roots,
     match_activations,
-    telling,
+    places_of_covered_families,
 )
 from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.matching.problem.result import Status
@@ -85,7 +85,7 @@ def observed(name, one, other, moment="after", reach="all"):
 
 
 def alike(units, similarity="inner"):
-    return [Alike(one.dims, SIMILARITIES[similarity](one.cross)) for one in units]
+    return [PlaceSimilarity(one.dims, SIMILARITIES[similarity](one.cross)) for one in units]
 
 
 def planted(name, seed=1):
@@ -100,7 +100,7 @@ def planted(name, seed=1):
 
 def models(name, one, other, movable=None):
     bound = traced(name).bound
-    return Models(InMemory(one.state_dict()), InMemory(other.state_dict()), bound, movable)
+    return BoundModels(InMemory(one.state_dict()), InMemory(other.state_dict()), bound, movable)
 
 
 # What each has: layers in a chain; convolutions and a flatten; a stream of squares; stages and
@@ -155,7 +155,7 @@ def test_heads_are_matched_with_the_dims_inside_them():
     heads, dims, qk = (f"blocks.0.attn.{part}" for part in ("heads", "vo", "qkv.qk"))
     size, inside = bound.groups[heads].size, bound.groups[dims].size
     values = torch.rand(size * inside, size * inside, generator=generator).double()
-    told = [Alike(((heads, size), (group, inside)), values) for group in (dims, qk)]
+    told = [PlaceSimilarity(((heads, size), (group, inside)), values) for group in (dims, qk)]
     one, other = model(name, 1), model(name, 2)
     found = match_activations(models(name, one, other, frozenset({heads})), told, Settings())
     blocks = values.reshape(size, inside, size, inside).numpy()
@@ -191,11 +191,11 @@ def hidden(seed=3):
     problem = mlp(0)
     shapes = {name: tuple(t.shape) for name, t in problem.state.items()}
     values = torch.rand(6, 6, generator=torch.Generator().manual_seed(seed)).double()
-    return problem, random_state(shapes, 9), Alike((("h", 6),), values)
+    return problem, random_state(shapes, 9), PlaceSimilarity((("h", 6),), values)
 
 
 def matched(problem, other, told, mix=1.0):
-    both = Models(InMemory(problem.state), InMemory(other), problem.bound)
+    both = BoundModels(InMemory(problem.state), InMemory(other), problem.bound)
     return match_activations(both, told, Settings(), mix=mix)
 
 
@@ -279,6 +279,9 @@ def test_heads_of_which_only_a_part_is_told_are_left_to_the_weights():
     partly = [place for place in every if "blocks.1.attn.vo" not in dict(place.dims)]
     assert covered_roots(bound, every) == {group.root for group in bound.groups.values()}
     assert "blocks.1.attn.heads" not in covered_roots(bound, partly)
-    assert all("blocks.1.attn.heads" not in dict(one.dims) for one in telling(bound, partly))
+    assert all(
+        "blocks.1.attn.heads" not in dict(one.dims)
+        for one in places_of_covered_families(bound, partly)
+    )
     found = match_activations(models(name, one, other), partly, Settings())
     assert same(found.permutations, expected)

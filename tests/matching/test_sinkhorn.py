@@ -5,8 +5,8 @@ import torch
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.matching.problem.settings import Settings
-from rebasin_cli.matching.relaxation.losses import LOSSES, at_vertex, settle
-from rebasin_cli.matching.relaxation.sinkhorn import Normalised, free, softly
+from rebasin_cli.matching.relaxation.losses import LOSSES, at_vertex, lower_loss
+from rebasin_cli.matching.relaxation.sinkhorn import Normalised, soft_loss, starting_scores
 from rebasin_cli.permutation import inverse
 from tests.matching.polytopes import (
     STRUCTURES,
@@ -82,7 +82,7 @@ def test_the_gradient_is_that_of_every_step(shape):
 def test_a_start_that_is_sure_is_its_permutations(name):
     problem = structure(name)
     here, permutations = space(problem, unrelated(name, 1)), problem.draw(2)
-    found = free(here, permutations, generator()).soft(SURE)
+    found = starting_scores(here, permutations, generator()).soft(SURE)
     for groups, matrix in corner(here, permutations).items():
         torch.testing.assert_close(found[groups], matrix, rtol=1e-6, atol=1e-6)
 
@@ -90,7 +90,7 @@ def test_a_start_that_is_sure_is_its_permutations(name):
 @pytest.mark.parametrize("name", [name for name in STRUCTURES if name != "heads that stay"])
 def test_without_a_start_it_begins_near_the_middle(name):
     here = space(structure(name), unrelated(name, 1))
-    found = free(here, None, generator()).soft(1.0)
+    found = starting_scores(here, None, generator()).soft(1.0)
     for groups, matrix in middle(here).items():
         torch.testing.assert_close(found[groups], matrix, rtol=0.2, atol=1e-6)
         assert not torch.equal(found[groups], matrix)
@@ -100,7 +100,7 @@ def test_without_a_start_it_begins_near_the_middle(name):
 def test_units_inside_a_pair_of_parents_weigh_what_the_pair_weighs(name):
     """A point is then a mixture of permutations that keep the units of a parent together."""
     here = space(structure(name), unrelated(name, 1))
-    matrices = free(here, None, generator())
+    matrices = starting_scores(here, None, generator())
     with torch.no_grad():
         for values in matrices.matrices.values():
             values.add_(torch.randn(values.shape, generator=generator(3)))
@@ -126,12 +126,12 @@ def test_units_inside_a_pair_of_parents_weigh_what_the_pair_weighs(name):
 def test_the_loss_of_soft_permutations_is_that_of_the_matrices(name, loss):
     here = space(structure(name), unrelated(name, 1))
     with torch.no_grad():
-        soft = free(here, None, generator()).soft(0.01)
+        soft = starting_scores(here, None, generator()).soft(0.01)
     expected = sum(
         float(LOSSES[loss].apart(field.arrays[0], multiplied(field, 1, soft)))
         for field in here.fields
     )
-    assert float(softly(here.fields, LOSSES[loss], soft)) == pytest.approx(expected)
+    assert float(soft_loss(here.fields, LOSSES[loss], soft)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
@@ -167,18 +167,18 @@ def test_settling_never_raises_the_loss_and_ends_where_nothing_lowers_it(name, l
     here, start = space(problem, unrelated(name, 1)), problem.draw(seed)
     values = [at_vertex(here, chosen, here.orders(start))]
     for visits in (1, 2, 100):
-        found, converged = settle(here, chosen, start, visits)
+        found, converged = lower_loss(here, chosen, start, visits)
         values.append(at_vertex(here, chosen, here.orders(found)))
     assert values == sorted(values, reverse=True)
     assert name == "square" or values[-1] < values[0]  # there a move may be refused
     assert converged
-    assert same(settle(here, chosen, found, 100)[0], found)
+    assert same(lower_loss(here, chosen, found, 100)[0], found)
 
 
 def test_a_limit_of_visits_is_reported():
     problem = structure("chain")
     here = space(problem, unrelated("chain", 1))
-    assert settle(here, LOSSES["l1"], problem.draw(1), 1)[1] is False
+    assert lower_loss(here, LOSSES["l1"], problem.draw(1), 1)[1] is False
 
 
 def test_a_loss_that_does_not_exist_is_refused_with_the_nearest_name():

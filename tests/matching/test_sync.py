@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from rebasin_cli.matching.many.factorisation import SYNC_METHODS
-from rebasin_cli.matching.many.match_many import Request, pair_objective
+from rebasin_cli.matching.many.match_many import ManyRequest, pair_objective
 from rebasin_cli.matching.many.strategies import STRATEGIES
-from rebasin_cli.matching.many.synchronisation import Reconciliation, match_worth, torn
+from rebasin_cli.matching.many.synchronisation import Reconciliation, match_worth, share_torn
 from rebasin_cli.matching.problem.group_families import families
 from rebasin_cli.permutation import Permutation, compose, identity, inverse
 from tests.matching.problems import example, same
@@ -69,7 +69,7 @@ def spoiled(pair, seed, units=2):
 @pytest.mark.parametrize("method", SYNC_METHODS)
 def test_pairs_that_fit_together_are_kept_as_they_are(name, method):
     problem, frames, pairs = planted(name)
-    assert torn(families(problem.bound).values(), pairs, COUNT) == 0
+    assert share_torn(families(problem.bound).values(), pairs, COUNT) == 0
     for found, _ in solutions(problem, pairs, method):
         for own, frame in zip(found, frames, strict=True):
             assert all(own[group] == frame[group] for group in own)
@@ -84,7 +84,7 @@ def test_a_wrong_pair_is_outvoted(name, method, monkeypatch):
     for wrong in ((1, 2), (0, 3)):
         problem, frames, pairs = planted(name)
         pairs[wrong] = spoiled(pairs[wrong], 7)
-        assert torn(families(problem.bound).values(), pairs, COUNT) > 0
+        assert share_torn(families(problem.bound).values(), pairs, COUNT) > 0
         for found, rounds in solutions(problem, pairs, method):
             assert rounds < 10
             for own, frame in zip(found, frames, strict=True):
@@ -111,7 +111,7 @@ def test_torn_counts_the_units_that_do_not_come_back():
     pairs[1, 2] = spoiled(pairs[1, 2], 7)
     triples_with, triples = 2, 4
     lost = 2 * len(moving) * triples_with
-    assert torn(moving.values(), pairs, COUNT) == pytest.approx(lost / (units * triples))
+    assert share_torn(moving.values(), pairs, COUNT) == pytest.approx(lost / (units * triples))
 
 
 @pytest.mark.parametrize("strategy", ["sync", "sync-sweeps"])
@@ -129,7 +129,7 @@ def test_models_that_are_one_model_reordered_are_brought_together(name, strategy
 def test_models_that_may_not_move_stay():
     problem = example("mlp_sequential")
     states = [problem.state, example("mlp_sequential", 2).state, example("mlp_sequential", 3).state]
-    request: Request = replace(problem.request(states), movable=frozenset({"hidden.0"}))
+    request: ManyRequest = replace(problem.request(states), movable=frozenset({"hidden.0"}))
     found = STRATEGIES["sync"](request).permutations
     assert all(p.moved == 0 for own in found for name, p in own.items() if name != "hidden.0")
 

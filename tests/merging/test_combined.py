@@ -14,7 +14,7 @@ from rebasin_cli.merging.deltas import Delta, drop_at_random
 from rebasin_cli.merging.mean import slerp
 from rebasin_cli.merging.weights import TensorWeights, expand_ranges
 from rebasin_cli.tensors import InMemory
-from rebasin_cli.tensors.ranges import ranged_tensor
+from rebasin_cli.tensors.ranges import ranges_in_memory
 from tests.merging.tuned import draw_models
 
 WEIGHTS = (1.0, 0.5, -0.25)
@@ -88,7 +88,9 @@ def masks(sources, density, seed=0):
 
 def mask(name, model, shape, how):
     ones = torch.ones(shape, dtype=torch.float64)
-    delta = Delta(name, model, 1.0, ones.numel(), ones.dtype, lambda: ranged_tensor(ones.clone()))
+    delta = Delta(
+        name, model, 1.0, ones.numel(), ones.dtype, lambda: ranges_in_memory(ones.clone())
+    )
     return drop_at_random(delta, how).open()(0, ones.numel()).reshape(shape).numpy()
 
 

@@ -9,7 +9,7 @@ from rebasin_cli.merging.combination import COMBINATIONS, FROM_BASE, Combination
 from rebasin_cli.merging.combined import combine_models
 from rebasin_cli.merging.order_statistics import kth_size
 from rebasin_cli.merging.weights import TensorWeights
-from rebasin_cli.tensors.ranges import Kept, join_ranges, ranged_tensor
+from rebasin_cli.tensors.ranges import Kept, join_ranges, ranges_in_memory
 from tests.merging.tuned import draw_models
 
 
@@ -24,7 +24,7 @@ class InRangesOnly(Kept):
         raise AssertionError(f"{name} was loaded")
 
     def ranged(self, name):
-        read = ranged_tensor(self._source.load(name))
+        read = ranges_in_memory(self._source.load(name))
 
         def watched(begin, end):
             self.longest = max(self.longest, end - begin)
@@ -78,4 +78,4 @@ def test_the_size_of_any_rank_is_that_of_sorting(kind, dtype):
     values = (values * scale + (kind == "alike")).to(dtype)
     ranks = values.abs().sort().values
     for rank in (1, 2, 500, 998, 999):
-        assert kth_size(ranged_tensor(values), 999, rank) == ranks[rank - 1]
+        assert kth_size(ranges_in_memory(values), 999, rank) == ranks[rank - 1]

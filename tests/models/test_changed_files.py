@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from rebasin_cli.models.target import subject
+from rebasin_cli.models.target import subject_of_target
 from rebasin_cli.models.user.imports import named_object
-from rebasin_cli.models.user_functions import evaluation, loader
+from rebasin_cli.models.user_functions import load_evaluation, load_loader
 from tests.cli.harness import rebasin
 
 WIDTH = "WIDTH = 12\n"
@@ -96,7 +96,7 @@ def test_a_change_counts_within_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, files: dict[str, str]
 ) -> None:
     def width() -> int:
-        first: Any = next(subject(target).build().children())
+        first: Any = next(subject_of_target(target).build().children())
         return int(first.out_features)
 
     monkeypatch.chdir(tmp_path)
@@ -109,8 +109,8 @@ def test_a_change_counts_within_one_process(
 
 
 USES: dict[str, Callable[[str], object]] = {
-    "batches": lambda target: next(iter(loader(target)())),
-    "score": lambda target: evaluation(target)(None),
+    "batches": lambda target: next(iter(load_loader(target)())),
+    "score": lambda target: load_evaluation(target)(None),
 }
 
 
@@ -135,7 +135,7 @@ def test_the_files_of_another_folder_are_others(tmp_path: Path, name: str) -> No
         files = {file: text.replace("12", str(number)) for file, text in LAYOUTS[name][1].items()}
         written(folder, files)
         assert traced_width(folder, "net.py:net", cache=tmp_path) == number
-        targets[number] = subject(f"{folder / 'net.py'}:net")
+        targets[number] = subject_of_target(f"{folder / 'net.py'}:net")
     for number, found in targets.items():
         first: Any = next(found.build().children())
         assert first.out_features == number

@@ -12,7 +12,7 @@ from torch import nn
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.subject import Example, Subject
-from rebasin_cli.models.target import subject
+from rebasin_cli.models.target import subject_of_target
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries, at import
@@ -75,7 +75,7 @@ def test_torchvision_models_get_the_least_that_they_accept(
     name: str, shapes: list[tuple[int, ...]]
 ) -> None:
     pytest.importorskip("torchvision")
-    found = subject(f"torchvision:{name}")
+    found = subject_of_target(f"torchvision:{name}")
     assert first_shapes(found.examples(on_meta(found))) == shapes
 
 
@@ -86,7 +86,7 @@ def test_torchvision_models_get_the_least_that_they_accept(
 )
 def test_detectors_give_raw_outputs_that_every_parameter_can_reach(name: str) -> None:
     pytest.importorskip("torchvision")
-    found = subject(f"torchvision:{name}")
+    found = subject_of_target(f"torchvision:{name}")
     model = found.build()
     example = found.examples(model)[0]
     for tensor in model.parameters():
@@ -113,13 +113,13 @@ def flat(value: object) -> list[torch.Tensor]:
 )
 def test_timm_models_of_a_fixed_size_keep_it(name: str, shapes: list[tuple[int, ...]]) -> None:
     pytest.importorskip("timm")
-    found = subject(f"timm:{name}")
+    found = subject_of_target(f"timm:{name}")
     assert first_shapes(found.examples(on_meta(found))) == shapes
 
 
 def test_a_timm_model_built_for_another_size_gets_that_size() -> None:
     pytest.importorskip("timm")
-    found = subject("timm:vit_tiny_patch16_224", model_args={"img_size": 64})
+    found = subject_of_target("timm:vit_tiny_patch16_224", model_args={"img_size": 64})
     assert first_shapes(found.examples(on_meta(found))) == [(2, 3, 64, 64), (3, 3, 64, 64)]
 
 
@@ -130,7 +130,7 @@ def test_a_timm_model_built_for_another_size_gets_that_size() -> None:
 def test_an_unknown_name_gets_a_suggestion(library: str, name: str, meant: str) -> None:
     pytest.importorskip(library)
     with pytest.raises(UsageError, match=f"has no model '{name}'\nhint: did you mean '{meant}"):
-        subject(f"{library}:{name}")
+        subject_of_target(f"{library}:{name}")
 
 
 def folder(path: Path, config: dict[str, object]) -> str:
@@ -154,7 +154,7 @@ LLAMA = {
 
 def test_a_folder_is_built_on_meta_in_float32_with_plain_attention(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    model = on_meta(subject(f"hf:{folder(tmp_path, LLAMA)}"))
+    model = on_meta(subject_of_target(f"hf:{folder(tmp_path, LLAMA)}"))
     assert type(model).__name__ == "LlamaForCausalLM"
     assert model.get_parameter("model.layers.31.mlp.up_proj.weight").shape == (14336, 4096)
     assert model.get_parameter("lm_head.weight").dtype == torch.float32
@@ -163,7 +163,7 @@ def test_a_folder_is_built_on_meta_in_float32_with_plain_attention(tmp_path: Pat
 
 def test_ids_stay_in_the_vocabulary_and_off_special_tokens(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    found = subject(folder(tmp_path, LLAMA))
+    found = subject_of_target(folder(tmp_path, LLAMA))
     first, second = (example.kwargs["input_ids"] for example in found.examples(on_meta(found)))
     assert isinstance(first, torch.Tensor)
     assert isinstance(second, torch.Tensor)
@@ -188,7 +188,7 @@ QWEN2_VL = {
 
 def test_a_text_holds_as_many_image_tokens_as_the_model_makes(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    found = subject(folder(tmp_path, QWEN2_VL))
+    found = subject_of_target(folder(tmp_path, QWEN2_VL))
     full = found.examples(on_meta(found))
     names = {"input_ids", "pixel_values", "image_grid_thw", "mm_token_type_ids"}
     assert [set(example.kwargs) for example in full] == [names, names]
@@ -201,7 +201,7 @@ def test_a_text_holds_as_many_image_tokens_as_the_model_makes(tmp_path: Path) ->
 
 def test_a_small_llama_keeps_groups_of_query_heads(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    small = subject(f"hf:{folder(tmp_path, LLAMA)}").small
+    small = subject_of_target(f"hf:{folder(tmp_path, LLAMA)}").small
     assert small is not None
     model = small.build()
     assert model.get_parameter("model.layers.2.self_attn.k_proj.weight").shape == (16, 32)
@@ -212,9 +212,9 @@ def test_a_small_llama_keeps_groups_of_query_heads(tmp_path: Path) -> None:
 
 def test_arguments_replace_fields_of_a_configuration(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    found = subject(f"hf:{folder(tmp_path, LLAMA)}", model_args={"num_hidden_layers": 1})
+    found = subject_of_target(f"hf:{folder(tmp_path, LLAMA)}", model_args={"num_hidden_layers": 1})
     assert "model.layers.1.mlp.up_proj.weight" not in on_meta(found).state_dict()
-    assert found.version != subject(f"hf:{tmp_path}").version
+    assert found.version != subject_of_target(f"hf:{tmp_path}").version
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_a_configuration_that_names_nothing_is_refused(
 ) -> None:
     pytest.importorskip("transformers")
     with pytest.raises(UsageError, match=message):
-        subject(f"hf:{folder(tmp_path, config)}")
+        subject_of_target(f"hf:{folder(tmp_path, config)}")
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_a_folder_without_a_configuration_is_refused(
 ) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UsageError, match=message):
-        subject(f"hf:{tmp_path}")
+        subject_of_target(f"hf:{tmp_path}")
 
 
 @pytest.mark.slow
@@ -257,7 +257,7 @@ def test_a_diffusers_folder_gets_what_its_configuration_reads(
     tmp_path: Path, config: dict[str, object], names: list[str]
 ) -> None:
     pytest.importorskip("diffusers")
-    found = subject(f"diffusers:{folder(tmp_path, config)}")
+    found = subject_of_target(f"diffusers:{folder(tmp_path, config)}")
     full = found.examples(on_meta(found))
     assert list(full[0].kwargs) == names
     assert found.small is not None
@@ -268,4 +268,4 @@ def test_an_unknown_class_of_diffusers_gets_a_suggestion(tmp_path: Path) -> None
     pytest.importorskip("diffusers")
     target = folder(tmp_path, {"_class_name": "UNet2DConditionMode"})
     with pytest.raises(UsageError, match=r"no model class(?s:.*)did you mean .UNet2DC"):
-        subject(target)
+        subject_of_target(target)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rebasin_cli.models.subject import Example
-from rebasin_cli.models.transformers.coverage import reach
+from rebasin_cli.models.transformers.coverage import parameters_reached
 from rebasin_cli.models.transformers.shrink import shrink_subject
 from rebasin_cli.models.transformers.transformers_models import config_subject
 
@@ -60,7 +60,7 @@ def test_all_media_are_fed_and_reach_their_towers(kind: str) -> None:
     assert set(examples[0].kwargs) == names
     for example in examples:
         model(**example.kwargs)
-    assert reach(model, examples[0]) > 0.95 - UNREAD.get(kind, 0)
+    assert parameters_reached(model, examples[0]) > 0.95 - UNREAD.get(kind, 0)
 
 
 def test_a_text_has_as_many_places_for_an_image_as_the_model_makes_of_it() -> None:
@@ -85,15 +85,15 @@ class Half(nn.Module):
 
 def test_reach_is_the_share_that_outputs_come_from() -> None:
     model, values = Half(), torch.ones(1, 4)
-    assert reach(model, Example((values,))) == 0.5
-    assert reach(model, Example((values, values))) == 1.0
-    assert reach(model, Example(())) == 0.0
+    assert parameters_reached(model, Example((values,))) == 0.5
+    assert parameters_reached(model, Example((values, values))) == 1.0
+    assert parameters_reached(model, Example(())) == 0.0
 
 
 def test_reach_leaves_a_model_as_it_was() -> None:
     model = Half()
     model.near.weight.requires_grad_(False)
-    assert reach(model, Example((torch.ones(1, 4),))) == 0.5
+    assert parameters_reached(model, Example((torch.ones(1, 4),))) == 0.5
     assert [one.requires_grad for one in model.parameters()] == [False, True]
     assert all(tensor.grad is None for tensor in model.parameters())
 

@@ -12,7 +12,7 @@ from torch import nn
 from rebasin_cli.errors import MachineError, UsageError
 from rebasin_cli.models.libraries.optional_packages import optional
 from rebasin_cli.models.subject import Example
-from rebasin_cli.models.target import subject
+from rebasin_cli.models.target import subject_of_target
 from rebasin_cli.models.user.user_model import subject_of
 
 NET = """
@@ -102,7 +102,7 @@ def shapes(examples: tuple[Example, ...]) -> list[list[tuple[int, ...]]]:
 
 
 def test_a_class_in_a_file_is_built_on_meta_in_eval_mode(net: str) -> None:
-    found = subject(f"{net}:Net")
+    found = subject_of_target(f"{net}:Net")
     with torch.device("meta"):
         model = found.build()
     assert not model.training
@@ -113,7 +113,7 @@ def test_importing_a_file_leaves_the_search_path_and_the_output_alone(
     net: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = list(sys.path)
-    subject(f"{net}:Net").build()
+    subject_of_target(f"{net}:Net").build()
     assert sys.path == before
     assert capsys.readouterr().out == ""
 
@@ -130,7 +130,7 @@ def test_a_file_that_extends_the_search_path_is_named_twice(
         "def later():\n    import neighbour_of_net\n    return Net(neighbour_of_net.WIDTH)\n"
     )
     for _ in range(2):
-        assert isinstance(subject(f"{away}:{name}").build(), nn.Module)
+        assert isinstance(subject_of_target(f"{away}:{name}").build(), nn.Module)
 
 
 def test_a_model_that_was_typed_at_a_prompt_needs_no_source(
@@ -143,7 +143,7 @@ def test_a_model_that_was_typed_at_a_prompt_needs_no_source(
 
 
 def test_the_side_that_a_flattened_map_needs_is_found(net: str) -> None:
-    found = subject(f"{net}:Net")
+    found = subject_of_target(f"{net}:Net")
     with torch.device("meta"):
         model = found.build()
     examples = found.examples(model)
@@ -152,15 +152,15 @@ def test_the_side_that_a_flattened_map_needs_is_found(net: str) -> None:
 
 
 def test_arguments_reach_the_constructor(net: str) -> None:
-    model = subject(f"{net}:Net", model_args={"width": 5}).build()
+    model = subject_of_target(f"{net}:Net", model_args={"width": 5}).build()
     assert model.get_parameter("conv.bias").shape == (5,)
 
 
 def test_a_nested_class_a_function_and_an_installed_class_are_targets(net: str) -> None:
-    assert isinstance(subject(f"{net}:Net.Inner").build(), nn.Linear)
-    assert isinstance(subject(f"{net}:make").build(), nn.LSTM)
+    assert isinstance(subject_of_target(f"{net}:Net.Inner").build(), nn.Linear)
+    assert isinstance(subject_of_target(f"{net}:make").build(), nn.LSTM)
     arguments = {"in_features": 3, "out_features": 4}
-    assert isinstance(subject("torch.nn:Linear", model_args=arguments).build(), nn.Linear)
+    assert isinstance(subject_of_target("torch.nn:Linear", model_args=arguments).build(), nn.Linear)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_what_cannot_be_called_is_refused_before_building(
     net: str, name: str, arguments: dict[str, object], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        subject(f"{net}:{name}", model_args=arguments)
+        subject_of_target(f"{net}:{name}", model_args=arguments)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_what_cannot_be_called_is_refused_before_building(
 )
 def test_what_cannot_be_built_says_why(net: str, name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        subject(f"{net}:{name}").build()
+        subject_of_target(f"{net}:{name}").build()
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_what_cannot_be_built_says_why(net: str, name: str, message: str) -> Non
 )
 def test_a_target_that_names_nothing_is_refused(target: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        subject(target)
+        subject_of_target(target)
 
 
 @pytest.mark.parametrize(
@@ -218,17 +218,17 @@ def test_a_file_that_does_not_run_says_why(
 ) -> None:
     (tmp_path / "bad.py").write_text(source)
     with pytest.raises(error, match=message):
-        subject(f"{tmp_path / 'bad.py'}:Net")
+        subject_of_target(f"{tmp_path / 'bad.py'}:Net")
 
 
 def test_a_model_that_takes_no_guess_asks_for_inputs(net: str) -> None:
-    found = subject(f"{net}:Picky")
+    found = subject_of_target(f"{net}:Picky")
     with pytest.raises(UsageError, match=r"no input was found(?s:.*)never(?s:.*)--input-shape"):
         found.examples(found.build())
 
 
 def test_what_torch_refuses_is_said_with_the_line_that_asked_for_it(net: str) -> None:
-    found = subject(f"{net}:Narrow")
+    found = subject_of_target(f"{net}:Narrow")
     with pytest.raises(UsageError, match=r"RuntimeError(?s:.*)\(.*net\.py:\d+\)"):
         found.examples(found.build())
 
@@ -239,13 +239,15 @@ def test_an_absent_package_says_how_to_get_it() -> None:
 
 
 def test_a_given_shape_grows_by_one_in_the_second_example(net: str) -> None:
-    found = subject(f"{net}:Net", input_shape=(4, 3, 28, 28))
+    found = subject_of_target(f"{net}:Net", input_shape=(4, 3, 28, 28))
     assert shapes(found.examples(found.build())) == [[(4, 3, 28, 28)], [(5, 3, 28, 28)]]
 
 
 def test_a_given_shape_means_ids_where_an_embedding_comes_first() -> None:
-    found = subject("torch.nn:Embedding", model_args={"num_embeddings": 9, "embedding_dim": 4})
-    with_shape = subject(
+    found = subject_of_target(
+        "torch.nn:Embedding", model_args={"num_embeddings": 9, "embedding_dim": 4}
+    )
+    with_shape = subject_of_target(
         "torch.nn:Embedding",
         model_args={"num_embeddings": 9, "embedding_dim": 4},
         input_shape=(2, 7),
@@ -259,40 +261,40 @@ def test_a_given_shape_means_ids_where_an_embedding_comes_first() -> None:
 
 def test_a_shape_without_size_is_refused() -> None:
     with pytest.raises(UsageError, match="not the shape of an input: 2,0"):
-        subject("torch.nn:Identity", input_shape=(2, 0))
+        subject_of_target("torch.nn:Identity", input_shape=(2, 0))
 
 
 @pytest.mark.parametrize(
     ("function", "batches"), [("feed", [4]), ("feed_names", [4]), ("feed_twice", [2, 5])]
 )
 def test_a_function_gives_the_inputs(net: str, function: str, batches: list[int]) -> None:
-    found = subject(f"{net}:Net", input_function=f"{net}:{function}")
+    found = subject_of_target(f"{net}:Net", input_function=f"{net}:{function}")
     examples = found.examples(found.build())
     values = [next(iter([*example.args, *example.kwargs.values()])) for example in examples]
     assert [value.shape[0] for value in values if isinstance(value, torch.Tensor)] == batches
 
 
 def test_a_function_that_gives_no_tensors_is_refused(net: str) -> None:
-    found = subject(f"{net}:Net", input_function=f"{net}:feed_text")
+    found = subject_of_target(f"{net}:Net", input_function=f"{net}:feed_text")
     with pytest.raises(UsageError, match="returns a str\nexpected a tensor, a tuple or a dict"):
         found.examples(found.build())
 
 
 def test_shape_and_function_exclude_each_other(net: str) -> None:
     with pytest.raises(UsageError, match="exclude each other"):
-        subject(f"{net}:Net", input_shape=(1,), input_function=f"{net}:feed")
+        subject_of_target(f"{net}:Net", input_shape=(1,), input_function=f"{net}:feed")
 
 
 def test_the_version_follows_sources_arguments_and_inputs(net: str) -> None:
     versions = [
-        subject(f"{net}:Net").version,
-        subject(f"{net}:Net", model_args={"width": 3}).version,
-        subject(f"{net}:Net", input_shape=(2, 3, 28, 28)).version,
+        subject_of_target(f"{net}:Net").version,
+        subject_of_target(f"{net}:Net", model_args={"width": 3}).version,
+        subject_of_target(f"{net}:Net", input_shape=(2, 3, 28, 28)).version,
     ]
     Path(net).with_name("neighbour_of_net.py").write_text("WIDTH = 9\n")
-    versions.append(subject(f"{net}:Net").version)
+    versions.append(subject_of_target(f"{net}:Net").version)
     assert len(set(versions)) == 4
-    assert versions[-1] == subject(f"{net}:Net").version
+    assert versions[-1] == subject_of_target(f"{net}:Net").version
 
 
 class Looks(nn.Linear):

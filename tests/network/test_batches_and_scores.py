@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from rebasin_cli.errors import MachineError, RebasinError, UsageError, UserCodeError
 from rebasin_cli.models.batch import read_batch
-from rebasin_cli.models.user_functions import loader
+from rebasin_cli.models.user_functions import load_loader
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.scoring.scores import cross_entropy_judge, logits_of, own_judge
 from rebasin_cli.network.user_code import users_code
@@ -140,12 +140,12 @@ def test_a_loader_may_be_a_function_or_a_thing_but_not_an_iterator(tmp_path, mon
     )
     monkeypatch.chdir(tmp_path)
     for name in ("made", "batches"):
-        batches = Batches(loader(f"mine.py:{name}"))
+        batches = Batches(load_loader(f"mine.py:{name}"))
         assert [rows(batches), rows(batches)] == [[[0.0], [1.0]]] * 2
     with pytest.raises(UsageError, match="is an iterator, which can be read only once"):
-        loader("mine.py:once")
+        load_loader("mine.py:once")
     with pytest.raises(UsageError, match="is a int, not a way to get batches"):
-        loader("mine.py:number")
+        load_loader("mine.py:number")
 
 
 def test_an_exception_keeps_the_users_lines_and_no_others():

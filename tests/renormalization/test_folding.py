@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from rebasin_cli.models.batch import read_batch
 from rebasin_cli.network.correctable_layers import Correction, find_correctable
 from rebasin_cli.network.layers import Layer
-from rebasin_cli.renormalization.corrected import Correcting
+from rebasin_cli.renormalization.corrected import CorrectionSettings
 from rebasin_cli.renormalization.correction_methods import renormalize
 from rebasin_cli.renormalization.passes import fold_correction
 from tests.renormalization.families import data, images, seeded, small
@@ -76,7 +76,7 @@ def test_a_reset_norm_has_the_mean_and_variance_of_its_inputs(kind):
     norm = build(4).eval()
     norm.num_batches_tracked.fill_(7)
     inputs = torch.randn(shape) * 3 + 5
-    report = renormalize(norm, {}, data(inputs, 4), Correcting("reset"))
+    report = renormalize(norm, {}, data(inputs, 4), CorrectionSettings("reset"))
     rows = inputs.double().movedim(1, -1).flatten(0, -2)
     assert torch.allclose(norm.running_mean.double(), rows.mean(0), atol=1e-6)
     assert torch.allclose(norm.running_var.double(), rows.var(0, correction=1), rtol=1e-6)
@@ -90,7 +90,9 @@ def test_a_sequential_reset_is_the_same_for_any_batches():
     for batches in (1, 10):
         inner, last = seeded(small, 0), nn.BatchNorm2d(3)
         model = nn.Sequential(inner, nn.Unflatten(1, (3, 1, 1)), last, nn.Conv2d(3, 2, 1)).eval()
-        renormalize(model, {}, data(images(), batches), Correcting("reset", sequential=True))
+        renormalize(
+            model, {}, data(images(), batches), CorrectionSettings("reset", sequential=True)
+        )
         found.append((inner[3].running_var, last.running_var))
     for one, ten in zip(*found, strict=True):
         assert torch.allclose(one, ten, rtol=1e-5)
@@ -143,5 +145,5 @@ def test_layers_that_cannot_be_corrected_are_named_with_the_reason():
 def test_a_pass_of_a_sequence_ends_at_the_layer_that_is_measured():
     model, ran = seeded(small, 0), []
     model[12].register_forward_hook(lambda *_: ran.append(1))
-    renormalize(model, {}, data(images(), 2), Correcting("reset", sequential=True))
+    renormalize(model, {}, data(images(), 2), CorrectionSettings("reset", sequential=True))
     assert ran == [1]  # to see which layers there are

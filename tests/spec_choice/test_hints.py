@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from rebasin_cli.checkpoint.reader import open_checkpoint
 from rebasin_cli.files.headers import headers_of
-from rebasin_cli.spec_choice.hints import model_hint, sources
+from rebasin_cli.spec_choice.hints import model_hint, registered_models
 from tests.cli.build import save
 from tests.cli.harness import rebasin
 
@@ -96,10 +96,10 @@ def test_all_models_of_the_libraries_are_found_in_their_sources():
     import timm
     from torchvision.models import list_models
 
-    assert set(sources("timm")) == set(timm.list_models())
+    assert set(registered_models("timm")) == set(timm.list_models())
     quantized = {name for name in list_models() if name.startswith("quantized_")}
-    assert set(sources("torchvision")) == set(list_models()) - quantized
-    assert sources("no_such_library") == {}
+    assert set(registered_models("torchvision")) == set(list_models()) - quantized
+    assert registered_models("no_such_library") == {}
 
 
 # every hint is followed

@@ -15,7 +15,7 @@ from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.symmetry.fold_plan import FoldPlan
 from rebasin_cli.symmetry.held_search import HeldSearch, voting_tensors
 from rebasin_cli.symmetry.map_memory import streamed_memory, whole_memory
-from rebasin_cli.symmetry.map_search import MapSettings, match_maps, still
+from rebasin_cli.symmetry.map_search import MapSettings, identity_maps, match_maps
 from rebasin_cli.symmetry.map_sweeps import MapMatching
 from rebasin_cli.symmetry.streamed_search import StreamedSearch
 from rebasin_cli.tensors import Derived, InMemory, TensorSource, infos
@@ -136,7 +136,7 @@ def test_gated_units_that_meet_no_stream() -> None:
     assert streamed.cosine.after == pytest.approx(held.cosine.after, rel=1e-12)
     # Of the first visit too, which turns units: later ones leave them as they are.
     bound, classes = plan.moving, plan.classes
-    start = still(bound, classes)
+    start = identity_maps(bound, classes)
     one = StreamedSearch(bound, classes, start, first, second)
     two = HeldSearch(bound, classes, start, *(voting_tensors(bound, m) for m in (first, second)))
     for search in (one, two):

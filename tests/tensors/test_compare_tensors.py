@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rebasin_cli.tensors.compare import gap, relative_difference
+from rebasin_cli.tensors.compare import measure_gap, relative_difference
 
 INF, NAN = math.inf, math.nan
 
@@ -59,7 +59,7 @@ def test_the_gap_is_that_of_whole_arrays(dtype, shape):
     a, b = (torch.randn(shape).to(dtype) for _ in range(2))
     exact = torch.complex128 if dtype.is_complex else torch.float64
     apart = (a.to(exact) - b.to(exact)).abs()
-    found = gap(a, b)
+    found = measure_gap(a, b)
     assert found.distance == pytest.approx(float(apart.square().sum()) ** 0.5)
     assert found.norm == pytest.approx(float(a.to(exact).abs().square().sum()) ** 0.5)
     assert found.largest == (float(apart.max()) if apart.numel() else 0)
@@ -69,6 +69,6 @@ def test_the_gap_to_a_number_that_is_none_is_none():
     one = torch.zeros(100_000)
     other = one.clone()
     other[7] = math.nan
-    found = gap(one, other)
+    found = measure_gap(one, other)
     assert math.isnan(found.distance)
     assert math.isnan(found.largest)

@@ -12,7 +12,7 @@ import torch
 
 from rebasin_cli.errors import SpecError
 from rebasin_cli.models.subject import Example, Subject
-from rebasin_cli.models.target import subject
+from rebasin_cli.models.target import subject_of_target
 from rebasin_cli.models.transformers.transformers_models import transformers_subject
 from rebasin_cli.models.user.user_model import subject_of
 from rebasin_cli.permutation import Permutation
@@ -127,7 +127,7 @@ def _given(name: str) -> Subject:
     return (
         transformers_subject(name, {"model_type": kind, **CONFIGS[kind]})
         if kind in CONFIGS
-        else subject(name)
+        else subject_of_target(name)
     )
 
 

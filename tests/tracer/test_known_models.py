@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from rebasin_cli.models.target import subject
+from rebasin_cli.models.target import subject_of_target
 from rebasin_cli.models.user.user_model import subject_of
 from rebasin_cli.tracer.model_trace import Trace
 from rebasin_cli.tracer.trace import trace
@@ -97,7 +97,7 @@ def traced(target: str, limit: float = EXACT) -> Trace:
     """Trace a model and check that its proof holds and nothing was refuted."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other packages
-        found = trace(subject(target))
+        found = trace(subject_of_target(target))
     assert found.proof is not None
     assert found.proof.refuted == {}
     assert set(found.unknown) <= {"linalg_solve_triangular"}  # which is probed

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rebasin_cli.tracer.axes.analysis import Analysis, AxisTerms, analyse
 from rebasin_cli.tracer.axes.known_atoms import Reason
-from rebasin_cli.tracer.derivation.parents import parents
+from rebasin_cli.tracer.derivation.parents import find_parents
 from rebasin_cli.tracer.recording.capture import record_fake
 from rebasin_cli.tracer.recording.record import Call, live
 from rebasin_cli.tracer.rules import apply_rule, indexing
@@ -128,7 +128,7 @@ def test_what_probing_lets_move_may_move(name: str) -> None:
 def test_probing_rules_out_a_permutation_for_each_index_of_another_axis() -> None:
     symmetric = found(lambda s: one(aten.renorm.default, s("a b c"), 2, 1, 1.0))
     rows = [symmetric.axes(value) for value in symmetric.parameters]
-    assert parents(symmetric.analysis, rows) == {}
+    assert find_parents(symmetric.analysis, rows) == {}
 
 
 def test_the_reason_is_that_nothing_was_found_and_it_is_a_limit_of_the_tracer() -> None:

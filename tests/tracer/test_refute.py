@@ -16,7 +16,12 @@ from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tracer.model_trace import Trace
-from rebasin_cli.tracer.proof.culprits import culprits, drop_groups, orphaned_groups, without_own
+from rebasin_cli.tracer.proof.culprits import (
+    drop_groups,
+    find_culprits,
+    orphaned_groups,
+    without_own,
+)
 from tests.tracer.traps import Net, rows
 
 TEXT = """rebasin: 1
@@ -49,11 +54,11 @@ def test_each_group_that_breaks_alone_is_found(bad: set[str]) -> None:
     def breaks(some: Mapping[str, Permutation]) -> bool:
         return not bad.isdisjoint(some)
 
-    assert set(culprits(orders(*"abcde"), breaks)) == bad
+    assert set(find_culprits(orders(*"abcde"), breaks)) == bad
 
 
 def test_groups_that_break_only_together_are_all_suspected() -> None:
-    found = culprits(orders(*"abcd"), lambda some: {"a", "d"} <= some.keys())
+    found = find_culprits(orders(*"abcd"), lambda some: {"a", "d"} <= some.keys())
     assert set(found) == set("abcd")
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rebasin_cli.models.subject import Subject
-from rebasin_cli.models.target import subject
+from rebasin_cli.models.target import subject_of_target
 from rebasin_cli.models.transformers.transformers_models import transformers_subject
 from rebasin_cli.tracer.proof.random_numbers import randomise
 from rebasin_cli.tracer.trace import trace
@@ -112,13 +112,13 @@ def check(given: Subject, groups: int, children: int) -> None:
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvision(name: str) -> None:
     pytest.importorskip("torchvision")
-    check(subject(f"torchvision:{name}"), *TORCHVISION[name])
+    check(subject_of_target(f"torchvision:{name}"), *TORCHVISION[name])
 
 
 @pytest.mark.parametrize("name", TIMM)
 def test_timm(name: str) -> None:
     pytest.importorskip("timm", minversion="1.0.30" if name == "test_vit_relpos" else None)
-    check(subject(f"timm:{name}"), *TIMM[name])
+    check(subject_of_target(f"timm:{name}"), *TIMM[name])
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
@@ -134,7 +134,7 @@ def test_transformers(name: str) -> None:
 def test_a_detector_finds_the_same_boxes_with_its_units_in_another_order() -> None:
     models = pytest.importorskip("torchvision.models")
     name = "ssdlite320_mobilenet_v3_large"
-    found = trace(subject(f"torchvision:{name}"))
+    found = trace(subject_of_target(f"torchvision:{name}"))
     assert (found.share >= ENOUGH, found.unused) == (True, ())
     model = models.get_model(name, weights=None, weights_backbone=None).double().eval()
     picture = torch.rand(3, 200, 240, dtype=torch.float64)

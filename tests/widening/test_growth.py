@@ -19,7 +19,7 @@ from rebasin_cli.tensors import InMemory
 from rebasin_cli.tensors.blocks import Block, BoundTensor, Dim, Window
 from rebasin_cli.widening.grown_tensors import NEW, NewSizes, grown_axes
 from rebasin_cli.widening.growth import plan_growth
-from rebasin_cli.widening.wider_checkpoint import WiderCheckpoint, wider
+from rebasin_cli.widening.wider_checkpoint import WiderCheckpoint, as_wider
 from rebasin_cli.widening.wider_sizes import said_sizes
 from tests.models import EXAMPLES, outputs
 from tests.proof import EXACT, change, stored
@@ -39,7 +39,7 @@ def case(name: str, config: Mapping[str, object] | None = None) -> Case:
 def widened(found: Case, *said: str) -> WiderCheckpoint:
     _, seen, choice = found
     sizes = said_sizes(choice.bound, said)
-    return wider(seen, plan_growth(choice.bound, sizes, choice.movable, seen.names()), {})
+    return as_wider(seen, plan_growth(choice.bound, sizes, choice.movable, seen.names()), {})
 
 
 def moved(name: str, found: Case, wide: SourceCheckpoint | WiderCheckpoint) -> float:

@@ -75,7 +75,7 @@ class _AllCodes:
         self.others = frozenset(n for codes in self.codes.values() for n in codes.others)
 
     def info(self, name: str) -> TensorInfo:
-        """Return what is known of the weights that codes stand for.
+        """Return name, shape and dtype of the weights that codes stand for.
 
         Their dtype is the one that config.json names, else that of the scales.
         """

@@ -93,7 +93,7 @@ class Codes:
 
 def find_codes(infos: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> tuple[Codes, ...]:
     """Return the tensors of codes among those of a checkpoint. config: its config.json."""
-    found = tuple(_found(infos)) or tuple(_unknown(infos, config))
+    found = tuple(_find_codes(infos)) or tuple(_unknown(infos, config))
     if _bits(config.get("quantization_config")) <= {8}:
         return found
     return tuple(replace(codes, scale=None) for codes in found)
@@ -109,7 +109,7 @@ def _bits(settings: Any) -> set[Any]:
     return own | {width for value in settings.values() for width in _bits(value)}
 
 
-def _found(infos: Mapping[str, TensorInfo]) -> Iterator[Codes]:
+def _find_codes(infos: Mapping[str, TensorInfo]) -> Iterator[Codes]:
     for name, info in infos.items():
         fits = (codes for form in FORMATS if (codes := _codes(name, info, form, infos)))
         yield from ([first] if (first := next(fits, None)) else [])

@@ -13,11 +13,12 @@ from threading import Lock
 from typing import Any
 
 from rebasin_cli.checkpoint.endings import INDEX_ENDING, of_weights
+from rebasin_cli.checkpoint.failures import changed_in_use
 from rebasin_cli.checkpoint.remote.hub import snapshot_of
 from rebasin_cli.checkpoint.remote.remote_path import HUB, RemotePath, named_path
 from rebasin_cli.checkpoint.remote.stores import talking_to
 from rebasin_cli.checkpoint.writing.disk import OpenFile
-from rebasin_cli.errors import CheckpointError, MachineError, RebasinError
+from rebasin_cli.errors import MachineError, RebasinError
 
 # Read at once: a header fits, and small tensors come with their neighbours.
 BLOCK = 4 << 20
@@ -44,7 +45,7 @@ class RemoteFile(OpenFile):
         self._lacking = set(range(-(-path.stat().st_size // BLOCK)))
         self._lock = Lock()
         if self.size != path.stat().st_size:
-            raise self._changed()
+            raise changed_in_use(self._url)
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         self._fetch(offset, offset + len(buffer))
@@ -68,7 +69,7 @@ class RemoteFile(OpenFile):
         with talking_to(self._url) as (store, key):
             data = store.cat_file(key, start=begin, end=end)
         if self._current_stamp() != self.stamp:
-            raise self._changed()
+            raise changed_in_use(self._url)
         if len(data) != end - begin:
             what = f"asked for {end - begin} bytes, got {len(data)}"
             hint = "its server does not give parts of files: copy it here first"
@@ -82,9 +83,6 @@ class RemoteFile(OpenFile):
         with talking_to(self._url) as (store, key):
             info = store.info(key)
         return info["size"], next((str(info[k]) for k in _VERSIONS if info.get(k)), "")
-
-    def _changed(self) -> CheckpointError:
-        return CheckpointError("the file was changed while it was in use", where=self._url)
 
 
 class Mirror:
@@ -154,12 +152,12 @@ def _listed(url: RemotePath) -> tuple[bool, dict[str, StoredFile]]:
         parent = key.rpartition("/")[0]
         if url.name.endswith(INDEX_ENDING):
             return True, dict(_inside(store, parent))
-        found = {url.name: _found(store, key, info)}
+        found = {url.name: _stored_file(store, key, info)}
         for name in _BESIDE:
             # A store that does not let its folders be listed forbids what is not there.
             with suppress(FileNotFoundError, PermissionError):
                 beside = f"{parent}/{name}"
-                found[name] = _found(store, beside, store.info(beside))
+                found[name] = _stored_file(store, beside, store.info(beside))
         return True, found
 
 
@@ -170,14 +168,14 @@ def _inside(store: Any, folder: str) -> Iterator[tuple[str, StoredFile]]:
         name = key.removeprefix(start)
         # Names of objects are free: none may lead out of the local folder.
         if name != key and PurePosixPath(name).as_posix() == name and _stays_inside(name):
-            yield name, _found(store, key, info)
+            yield name, _stored_file(store, key, info)
 
 
 def _stays_inside(name: str) -> bool:
     return not name.startswith("/") and ".." not in PurePosixPath(name).parts and "\0" not in name
 
 
-def _found(store: Any, key: str, info: Mapping[str, Any]) -> StoredFile:
+def _stored_file(store: Any, key: str, info: Mapping[str, Any]) -> StoredFile:
     url, size = str(named_path(store.unstrip_protocol(key))), info.get("size")
     if not isinstance(size, int):
         hint = "copy it here first"

@@ -34,7 +34,7 @@ PARTS = (
 EXTRA_STATE = "_extra_state"
 
 # Optimizer states nest four deep; a container that holds itself would have no end.
-_DEEPEST = 6
+DEEPEST = 6
 SHOWN = 5  # parts that a hint names
 
 
@@ -86,7 +86,7 @@ def tensors_in_state(state: Mapping[str, Any]) -> dict[str, Tensor]:
     }
 
 
-def _search(container: Any, depth: int = _DEEPEST) -> MutableMapping[str, Any] | None:
+def _search(container: Any, depth: int = DEEPEST) -> MutableMapping[str, Any] | None:
     if not depth or not isinstance(container, MutableMapping):
         return None
     beside = (value for name, value in container.items() if not is_extra_state(name))
@@ -99,7 +99,7 @@ def _search(container: Any, depth: int = _DEEPEST) -> MutableMapping[str, Any] |
     return None
 
 
-def _holds_tensors(value: Any, depth: int = _DEEPEST) -> bool:
+def _holds_tensors(value: Any, depth: int = DEEPEST) -> bool:
     return (depth > 0 and isinstance(value, Mapping)) and any(
         isinstance(item, Tensor) or _holds_tensors(item, depth - 1) for item in value.values()
     )
@@ -138,7 +138,7 @@ def _descend(container: Any, key: str) -> Any:
     return None
 
 
-def _paths(container: Any, prefix: str = "", depth: int = _DEEPEST) -> list[str]:
+def _paths(container: Any, prefix: str = "", depth: int = DEEPEST) -> list[str]:
     """Return the dotted paths of all parts that hold tensors."""
     if not depth or not isinstance(container, Mapping):
         return []

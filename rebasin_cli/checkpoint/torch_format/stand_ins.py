@@ -58,13 +58,13 @@ class StandIns:
         ]
 
     def foreign(self, asked: PickledNames, known: Set[str]) -> list[Allowed]:
-        """Return an inert class for each name that a file asks for and that is not known."""
+        """Return an inert class for each name in a file that is no known class."""
         names = {spelled: n for spelled, n in asked.names.items() if not known & {n, spelled}}
         inert = {name: self._inert(name, asked.filled.get(name)) for name in names.values()}
         return [(inert[name], spelled) for spelled, name in names.items()]
 
     def settled(self, value: Any) -> Any:
-        """Return what was read with every stand-in made what it stands for, or dropped.
+        """Return what was read, with every stand-in replaced by its real value or dropped.
 
         What holds an ignored object but is no mapping is dropped with it. `dropped` says which
         entries went, as dotted paths, and the class that was the reason.
@@ -103,7 +103,7 @@ class StandIns:
         return kind
 
     def _settle(self, value: Any, path: str) -> Any:
-        """Return the value, or the `Ignored` that is the reason why it cannot stay."""
+        """Return the real value, or the ignored object inside it that is why it is dropped."""
         key = id(value)
         if key in self._settled:
             return self._settled[key][1]

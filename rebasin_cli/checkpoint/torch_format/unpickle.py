@@ -233,7 +233,7 @@ def _foreign(path: Path, zipped: bool, code: list[str]) -> CheckpointError:
 
 
 def _reason(error: BaseException, path: Path, zipped: bool) -> str:
-    """Return what torch says of a file that is whole, without its advice on torch.load."""
+    """Return torch's reason for refusing an undamaged file, without its advice on torch.load."""
     if not isinstance(error, pickle.UnpicklingError) or not _surveyed(path, zipped).whole:
         return ""
     _, _, said = str(error).rpartition("WeightsUnpickler error:")

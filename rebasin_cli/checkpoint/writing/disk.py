@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from rebasin_cli.checkpoint.failures import missing, read_failure, reading
+from rebasin_cli.checkpoint.failures import changed_in_use, missing, read_failure, reading
 from rebasin_cli.errors import CheckpointError
 
 _CHUNK = 4 << 20
@@ -70,7 +70,7 @@ class OpenFile:
             with reading(self.path):
                 count = os.preadv(self._descriptor, [buffer], offset)
             if count == 0:
-                raise self._changed()
+                raise changed_in_use(self.path)
             buffer, offset = buffer[count:], offset + count
 
     def fetch_all(self) -> None:
@@ -79,7 +79,7 @@ class OpenFile:
     def require_unchanged(self) -> None:
         """Raise CheckpointError if size or modification time differ from those at opening."""
         if self._current_stamp() != self.stamp:
-            raise self._changed()
+            raise changed_in_use(self.path)
 
     @property
     def sha256(self) -> str:
@@ -107,9 +107,6 @@ class OpenFile:
         with reading(self.path):
             status = os.fstat(self._descriptor)
         return status.st_size, status.st_mtime_ns
-
-    def _changed(self) -> CheckpointError:
-        return CheckpointError("the file was changed while it was in use", where=str(self.path))
 
 
 class Digested(Protocol):

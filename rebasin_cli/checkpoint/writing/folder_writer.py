@@ -14,7 +14,7 @@ from rebasin_cli.checkpoint.failures import reading, writing
 from rebasin_cli.checkpoint.folder import find_weights
 from rebasin_cli.checkpoint.layout import Layout
 from rebasin_cli.checkpoint.writing.disk import combined_digest
-from rebasin_cli.checkpoint.writing.publish import destination, new_file, new_folder
+from rebasin_cli.checkpoint.writing.publish import new_file, new_folder, writable_path
 from rebasin_cli.checkpoint.writing.shard_writer import Job, write_shard
 from rebasin_cli.errors import CheckpointError, UsageError
 
@@ -29,7 +29,7 @@ def write_folder(target: Path, job: Job, *, overwrite: bool) -> tuple[int, str]:
     Raises UsageError if the existing folder is not a checkpoint.
     """
     source = (job.layout.folder or target).resolve()
-    real = destination(target)
+    real = writable_path(target)
     old_weights = _weights_of(real) if overwrite else frozenset()
     digests: dict[str, str] = {}
 
@@ -83,7 +83,7 @@ def _partition(job: Job) -> dict[str, Job]:
 
 
 def _dump_index(parts: Mapping[str, Job], layout: Layout) -> bytes:
-    """Return the index: what that of the layout says besides stays, the sums are made anew."""
+    """Return the index file: the layout's other notes are kept, its totals computed anew."""
     written = [info for part in parts.values() for info in part.tensors]
     tensors = [info for info in written if info.name not in layout.ties]
     notes = {**layout.notes, "total_size": sum(info.nbytes for info in tensors)}

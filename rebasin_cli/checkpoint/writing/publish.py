@@ -113,7 +113,7 @@ def new_file(target: Path, *, overwrite: bool) -> Iterator[Sink]:
     Raises UsageError if the target exists and may not be overwritten, MachineError for a disk
     that is full or read-only.
     """
-    real = destination(target)
+    real = writable_path(target)
     if isinstance(real, RemotePath):
         with (
             new_upload(real, overwrite=overwrite) as local,
@@ -145,7 +145,7 @@ def new_folder(
 
     keep(old, new): called before an existing folder is replaced, to save what it has to.
     """
-    real = destination(target)
+    real = writable_path(target)
     if isinstance(real, RemotePath):
         with (
             new_upload(real, overwrite=overwrite) as local,
@@ -165,7 +165,7 @@ def new_folder(
     sync_folder(real.parent)
 
 
-def destination(target: Path) -> Path:
+def writable_path(target: Path) -> Path:
     """Return the path to write: what a link points to, in a folder that exists; or a URL."""
     named = named_path(target)
     if isinstance(named, RemotePath):

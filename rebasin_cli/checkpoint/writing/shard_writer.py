@@ -30,9 +30,9 @@ _AHEAD = 2  # ranges that each thread may be ahead of the writing
 
 @dataclass(frozen=True)
 class PartJob:
-    """New tensors for a part that is in the container already: the rest of it stays.
+    """New tensors for a part that the nested file has already; everything else in it stays.
 
-    stored: the name of each tensor -> its key in the part, of a list its number.
+    stored: name of a tensor -> its key in the part; its number if the part is a list.
     """
 
     path: KeyPath

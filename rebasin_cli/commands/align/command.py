@@ -17,7 +17,7 @@ from rebasin_cli.options.parameters import flags_in, options_of, with_options
 from rebasin_cli.options.search import PANEL, Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.symmetry_option import symmetry_option, tie_option
-from rebasin_cli.options.tracing import Tracing, planned_by
+from rebasin_cli.options.tracing import Tracing, tracing_plan
 from rebasin_cli.presentation.work import Work
 
 STRAIGHT_THROUGH = "straight-through"  # the method that learns permutations
@@ -120,5 +120,5 @@ def align(request: AlignRequest) -> Work:
 
     check_widening(request)
     kind = kind_of(request)
-    plan = planned_by(kind.plan, request, data=request.data.own)
+    plan = tracing_plan(kind.plan, request, data=request.data.own)
     return Work("align", request.display, plan, kind.run, kind.presenters)

@@ -1,4 +1,4 @@
-"""What the midpoint of two models loses on data: the figure by which alignments are chosen."""
+"""The loss of the midpoint of two models on data, by which alignments are chosen."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rebasin_cli.network.built import build_network
 from rebasin_cli.network.network import Network
 from rebasin_cli.network.scoring.scores import mean_loss
 from rebasin_cli.options.machine import Machine
-from rebasin_cli.renormalization.corrected import Correcting
+from rebasin_cli.renormalization.corrected import CorrectionSettings
 from rebasin_cli.renormalization.correction_methods import METHODS
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import Window
@@ -35,7 +35,7 @@ MidpointLoss = Callable[[nn.Module], float]
 
 @dataclass(frozen=True)
 class MidpointJudge:
-    """A network that is made the midpoint of two models, and what is asked of it.
+    """A network that is filled with the midpoint of two models, and the loss that judges it.
 
     model: is overwritten. windows: where tensors of a checkpoint lie in it. selects: takes what is
     averaged; the rest is the reference's. data: its name, for an error. reset: batches on which
@@ -54,7 +54,7 @@ class MidpointJudge:
         """Return the loss of the midpoint. Raises UserCodeError for one that is no number."""
         fill(self.model, Mean((reference, moved), (1, 1), 0, self.selects), self.windows)
         if self.reset is not None and _has_running_norms(self.model):
-            METHODS[RESET](self.model, {}, self.reset, Correcting(RESET))
+            METHODS[RESET](self.model, {}, self.reset, CorrectionSettings(RESET))
         loss = self.ask(self.model)
         if not math.isfinite(loss):
             raise UserCodeError(f"{self.data}: the loss of a midpoint is {loss}")

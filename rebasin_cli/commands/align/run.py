@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from time import perf_counter
 
-from rebasin_cli.alignment.aligned import Aligned
+from rebasin_cli.alignment.aligned import Aligned, aligned_outcome
 from rebasin_cli.alignment.functions import check_function
 from rebasin_cli.alignment.match import match_models
-from rebasin_cli.alignment.model_card import Found
+from rebasin_cli.alignment.model_card import CardFacts
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.alignment.unit_comparison import compare_units_of, detail_for
 from rebasin_cli.commands.align.by_activations import by_activations
@@ -95,7 +95,7 @@ def _align(plan: AlignPlan, item: AlignItem, find: Method, progress: Progress) -
     progress("checking the function", 0, 0)
     function = check_function(item.check, item.model, moved, where=str(item.model.path))
     progress(f"writing {item.target.path.name}", 0, 0)
-    found = Found(matching.objective, function)
+    found = CardFacts(matching.objective, function)
     result = _result(plan, item, moved, matching)
     written = write_result(result, item.target, plan.request, inputs=models, found=found)
     saved = save_permutations(
@@ -105,16 +105,11 @@ def _align(plan: AlignPlan, item: AlignItem, find: Method, progress: Progress) -
         models,
         plan.request.selection.sizes,
     )
-    return Aligned(
-        model=item.model.path,
-        reference=plan.reference.path,
-        spec=plan.choice.name,
-        matching=matching,
-        untouched=plan.choice.bound.untouched,
+    outcome = aligned_outcome(models, plan.choice, matching, seconds=perf_counter() - began)
+    return replace(
+        outcome,
         written=written,
         permutation=saved,
-        seconds=perf_counter() - began,
-        alike=plan.choice.alike,
         comparison=comparison,
         function=function,
         rotatable=can_rotate(plan.choice.bound),
@@ -123,7 +118,7 @@ def _align(plan: AlignPlan, item: AlignItem, find: Method, progress: Progress) -
 
 
 def _result(plan: AlignPlan, item: AlignItem, moved: Permuted, matching: Matching) -> Result:
-    """Return what is written: the model moved, and what lies beside its weights."""
+    """Return what is written: the moved model, its provenance, and its other sets of weights."""
     facts = provenance(
         "align",
         [plan.reference, item.model],

@@ -47,7 +47,7 @@ def run_permuted(plan: AlignPlan, progress: Progress) -> Iterator[Any]:
     """Yield what `run_align` does, with --resume what is finished instead of making it again."""
     models = [plan.reference, *(item.model for item in plan.items)]
     results = dict(_files(item.target, item.permutation) for item in plan.items)
-    resumed = _resumed(plan.request, models, plan.choice.bound, results, plan.machine.jobs)
+    resumed = _begin_resumed(plan.request, models, plan.choice.bound, results, plan.machine.jobs)
     items = tuple(replace(item, target=resumed.left(item.target)) for item in plan.items)
     outcomes = run_align(replace(plan, items=items), progress)
     yield from resumed.noted(outcomes, _place, PRESENTERS)
@@ -59,12 +59,12 @@ def run_rotated(plan: OrthogonalPlan, progress: Progress) -> Iterator[Any]:
     places = (None, *plan.places)
     results = dict(map(_files, targets, places))
     bound, jobs = problem.choice.bound, problem.machine.jobs
-    resumed = _resumed(plan.request, problem.models, bound, results, jobs)
+    resumed = _begin_resumed(plan.request, problem.models, bound, results, jobs)
     outcomes = run_orthogonal(replace(plan, targets=tuple(map(resumed.left, targets))), progress)
     yield from resumed.noted(outcomes, _place, ROTATING)
 
 
-def _resumed(
+def _begin_resumed(
     request: AlignRequest,
     models: Sequence[Checkpoint],
     bound: BoundSpec,

@@ -17,7 +17,7 @@ from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec_choice.bundled import bound_to
 from rebasin_cli.spec_choice.choice import Choice, GivenSpec, choose_spec
-from rebasin_cli.spec_choice.traced import class_in_config
+from rebasin_cli.spec_choice.traced_fit import class_in_config
 from rebasin_cli.widening.growth import plan_growth
 from rebasin_cli.widening.wide_models import wider_model
 from rebasin_cli.widening.wider_checkpoint import WiderCheckpoint
@@ -49,10 +49,10 @@ def widen_models(
         return models
     selection, tracing = request.selection, request.tracing.unless(request.selection.spec)
     choice = choose_spec([reference], selection, tracing=tracing, given=given)
-    return [_widened(reference, model, choice, request) for model in models]
+    return [_widen_to(reference, model, choice, request) for model in models]
 
 
-def _widened(
+def _widen_to(
     reference: Checkpoint, model: Checkpoint, choice: Choice, request: AlignRequest
 ) -> Checkpoint:
     bound = _own(model, choice, request)

@@ -9,7 +9,7 @@ from typing import Any
 
 from rebasin_cli.adapters.adapter import Adapter, bind_adapter
 from rebasin_cli.adapters.factor_names import is_adapter
-from rebasin_cli.adapters.kept import tell_kept
+from rebasin_cli.adapters.unknown_tensors import refuse_or_keep
 from rebasin_cli.checkpoint.endings import format_of
 from rebasin_cli.checkpoint.failures import cap_problems
 from rebasin_cli.checkpoint.opened_files import Reading
@@ -51,7 +51,9 @@ def plan_adapter(
 ) -> tuple[Movement, Belonging]:
     """Return how an adapter, or a copy of some tensors, is moved."""
     if is_map_file(source):
-        return _rotated(adapter, source, owner, inverse=inverse, keep_unknown=keep_unknown)
+        return _plan_rotated_adapter(
+            adapter, source, owner, inverse=inverse, keep_unknown=keep_unknown
+        )
     saved = read_permutations(source, owner.model)
     permutations = inverted(saved.permutations) if inverse else saved.permutations
     movement = Reordering(saved.bound, permutations)
@@ -65,10 +67,10 @@ def reordered_adapter(
     found = bind_adapter(adapter, owner.model, movement.bound, keep_unknown=keep_unknown)
     moved = {name for name, p in movement.permutations.items() if p.moved}
     own = replace(movement, bound=replace(movement.bound, tensors=found.tensors))
-    return own, _belonging(adapter, found, moved)
+    return own, _belonging_of(adapter, found, moved)
 
 
-def _rotated(
+def _plan_rotated_adapter(
     adapter: Checkpoint, source: Path, owner: OwnerModel, *, inverse: bool, keep_unknown: bool
 ) -> tuple[Movement, Belonging]:
     if not owner.named:
@@ -94,10 +96,10 @@ def _rotated(
         factors=found.tensors,
     )
     moved = {*maps.linear, *(name for name, p in maps.permutations.items() if p.moved)}
-    return movement, _belonging(adapter, found, moved)
+    return movement, _belonging_of(adapter, found, moved)
 
 
-def _belonging(adapter: Checkpoint, found: Adapter, moved: set[str]) -> Belonging:
+def _belonging_of(adapter: Checkpoint, found: Adapter, moved: set[str]) -> Belonging:
     names = {name for tensor in found.tensors if tensor.groups & moved for name in tensor.members}
     kind = "adapter" if is_adapter(adapter.names()) else "copy of tensors"
     return Belonging(kind, len(adapter.names()), len(names), found.kept, found.foreign)
@@ -134,7 +136,7 @@ def plan_training(
     """
     container = load_container(file.files[0], ignoring=file.layout.ignoring).value
     found = training_in(container, parts, movement, owner)
-    tell_kept(found.wrong, file.path, keep_unknown=keep_unknown)
+    refuse_or_keep(found.wrong, file.path, keep_unknown=keep_unknown)
     return found
 
 

@@ -11,7 +11,7 @@ from rebasin_cli.options.display import SHOWING, Display
 from rebasin_cli.options.output import FORMING, Output
 from rebasin_cli.options.parameters import argument, flag, options_of, with_options
 from rebasin_cli.options.selection import READING, Selection
-from rebasin_cli.options.tracing import Tracing, planned_by
+from rebasin_cli.options.tracing import Tracing, tracing_plan
 from rebasin_cli.options.values import optional_path
 from rebasin_cli.presentation.work import Work
 
@@ -76,4 +76,4 @@ def apply(request: ApplyRequest) -> Work:
     from rebasin_cli.commands.apply.report import PRESENTERS
     from rebasin_cli.commands.apply.run import run_apply
 
-    return Work("apply", request.display, planned_by(plan_apply, request), run_apply, PRESENTERS)
+    return Work("apply", request.display, tracing_plan(plan_apply, request), run_apply, PRESENTERS)

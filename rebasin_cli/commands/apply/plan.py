@@ -74,7 +74,7 @@ class ApplyPlan:
 
     @property
     def memory(self) -> int | None:
-        """The estimated peak in bytes; None where it is not known: of what is no permutation."""
+        """The estimated peak in bytes; None, unknown, except for plain permutations of a model."""
         moved = self.movement.apply(self.model)
         if not isinstance(moved, Permuted) or self.belonging or self.check:
             return None

@@ -19,7 +19,10 @@ from rebasin_cli.spec_choice.unnamed import check_passed, check_unnamed
 def read_movement(
     source: Path, model: Checkpoint, *, inverse: bool
 ) -> tuple[Checkpoint, Movement, Saved]:
-    """Return its model as a file takes it, what it does to that, and what it says of itself."""
+    """Return the model as the file expects it, the movement to apply, and the file itself.
+
+    The model differs from the one given where the file's maps were found with untied heads.
+    """
     if is_map_file(source):
         found = read_maps(source, model)
         maps = found.maps.inverse() if inverse else found.maps

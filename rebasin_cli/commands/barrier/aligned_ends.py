@@ -58,7 +58,7 @@ def aligned_ends(
     stored: the models as they are. orders: the search for permutations, where it is by those.
     """
     if plan.rotation is not None:
-        return (yield from _rotated(plan, plan.rotation, progress))
+        return (yield from _align_by_rotations(plan, plan.rotation, progress))
     found = yield from orders(plan, choice, progress)
     return Ends(partial(_permuted, plan, choice, stored, found))
 
@@ -77,7 +77,9 @@ def _permuted(
     return [first, *(in_memory_if_room(source, plan, machine) for source in moved)]
 
 
-def _rotated(plan: BarrierPlan, problem: RotationProblem, progress: Progress) -> Aligning:
+def _align_by_rotations(
+    plan: BarrierPlan, problem: RotationProblem, progress: Progress
+) -> Aligning:
     # From the files: in memory are the tensors of the class alone, without a head that is tied.
     weights = [finite_model(model, plan.request.selection) for model in plan.models]
     rotated = rotate_models(problem, weights, progress)

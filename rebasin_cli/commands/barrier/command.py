@@ -18,7 +18,7 @@ from rebasin_cli.options.parameters import flags_in, options_of, with_options
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import ALIGNING, Selection
 from rebasin_cli.options.symmetry_option import symmetry_option, tie_option
-from rebasin_cli.options.tracing import Tracing, planned_by
+from rebasin_cli.options.tracing import Tracing, tracing_plan
 from rebasin_cli.options.values import optional_file, parse_numbers
 from rebasin_cli.presentation.work import Work
 
@@ -152,7 +152,7 @@ def barrier(request: BarrierRequest) -> Work:
     from rebasin_cli.commands.barrier.report import PRESENTERS
     from rebasin_cli.commands.barrier.series.report import SERIES
 
-    plan = planned_by(_plan, request, data=request.data.own)
+    plan = tracing_plan(_plan, request, data=request.data.own)
     return Work("barrier", request.display, plan, _run, {**PRESENTERS, **SERIES})
 
 

@@ -31,7 +31,7 @@ class Barrier:
 
 
 def sign(score: str) -> int:
-    """Return 1 for a score that is better when lower, -1 when higher, 0 where that is not known.
+    """Return 1 for a score that is better when lower, -1 for one better when higher, 0 if unknown.
 
     The last word of the name decides: `loss` and `train_loss`, `accuracy` and `top5-accuracy`.
     """

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.commands.barrier.scored_points import MixturePoint, Scored
-from rebasin_cli.resuming.event_file import SCHEMA, EventFile
+from rebasin_cli.presentation.events import SCHEMA
+from rebasin_cli.resuming.event_file import EventFile
 
 HEAD = {"schema": SCHEMA, "event": "result", "command": "barrier"}
 DIGITS = 9  # of weights that are compared

@@ -28,7 +28,7 @@ from rebasin_cli.network.built import batches_of, build_network, judge_of
 from rebasin_cli.network.scoring.scores import Judge, Scores
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress
-from rebasin_cli.renormalization.corrected import Correcting
+from rebasin_cli.renormalization.corrected import CorrectionSettings
 from rebasin_cli.renormalization.correction_methods import renormalize
 from rebasin_cli.tensors import InMemory, TensorSource
 from rebasin_cli.tensors.torch_threads import on_threads
@@ -126,7 +126,7 @@ class MixtureModel:
         with on_threads(self.threads):
             if correction is not None:
                 wanted = correction.goals(mixture, machine)
-                how = Correcting(correction.method)
+                how = CorrectionSettings(correction.method)
                 renormalize(model, wanted, batches_of(code, machine), how)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.plan.request.computing.seed)
@@ -163,7 +163,7 @@ def _unpacked(packed: bytes) -> CommonWork:
     return work
 
 
-def _arrived(packed: bytes, mixture: MixturePoint) -> JudgeTask:
+def _unpickled_task(packed: bytes, mixture: MixturePoint) -> JudgeTask:
     return JudgeTask(_unpacked(packed), mixture)
 
 
@@ -175,7 +175,7 @@ class JudgeTask:
     mixture: MixturePoint
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _arrived, (self.work.packed, self.mixture)
+        return _unpickled_task, (self.work.packed, self.mixture)
 
     def __call__(self, machine: Machine, progress: Progress) -> PointScores:
         """Judge it. Raises UserCodeError, which says at which point, as the user's code does."""

@@ -232,7 +232,7 @@ def _subject(plan: BarrierPlan, *, aligned: bool) -> dict[str, Any]:
 
 
 def _counting(plan: BarrierPlan, source: TensorSource) -> list[str]:
-    """Return the tensors whose distances make the plane: those that vote, else all that vary."""
+    """Return the tensors that span the plane: the voting ones, else all floating ones."""
     if plan.choice is not None:
         voting = (tensor.members for tensor in plan.choice.bound.tensors if tensor.votes)
         present = set(source.names())

@@ -32,11 +32,11 @@ ENSEMBLE = "ensemble"  # the curve that its scores are kept under
 
 @dataclass(frozen=True)
 class Segment:
-    """Mixtures that are mixtures of the same models, and what their scores depend on beside them.
+    """Mixtures of the same models, and what their scores depend on besides the weights.
 
-    named: what the ends are called; where another segment has the same, they are judged only once.
-    correct: gives what is done to the model before it is judged; such a segment has the ends of one
-    that was judged without. all_moved: the first model too is another than as it was.
+    named: a name for the ends; ends of one name are judged once for all segments. correct: gives
+    what is done to each model before it is judged; the ends of such a segment are those of one that
+    was judged without. all_moved: the first model has been changed by the alignment, too.
     """
 
     mixtures: Sequence[MixturePoint]
@@ -120,7 +120,7 @@ class Scorer:
             )
 
     def _left(self, segment: Segment) -> list[MixturePoint]:
-        """Return the mixtures that have to be judged: a model that is there twice is, once."""
+        """Return the mixtures without scores so far; an end that occurs twice is listed once."""
         seen, left = set[str | None](self._ends), list[MixturePoint]()
         for mixture in segment.mixtures:
             end = segment.end(mixture)

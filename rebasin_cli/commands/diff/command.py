@@ -12,7 +12,7 @@ from rebasin_cli.options.parameters import argument, options_of, with_options
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import ALIGNING, Selection
 from rebasin_cli.options.symmetry_option import symmetry_option
-from rebasin_cli.options.tracing import Tracing, planned_by
+from rebasin_cli.options.tracing import Tracing, tracing_plan
 from rebasin_cli.presentation.work import Work
 
 GROUPS = "Also compare group by group, under this spec."
@@ -62,4 +62,4 @@ def diff(request: DiffRequest) -> Work:
     from rebasin_cli.commands.diff.report import PRESENTERS
     from rebasin_cli.commands.diff.run import run_diff
 
-    return Work("diff", request.display, planned_by(plan_diff, request), run_diff, PRESENTERS)
+    return Work("diff", request.display, tracing_plan(plan_diff, request), run_diff, PRESENTERS)

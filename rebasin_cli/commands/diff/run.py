@@ -12,7 +12,7 @@ from rebasin_cli.folding.rotated_pair import rotate_pair, rounding_of
 from rebasin_cli.folding.rotation_problem import RotationProblem
 from rebasin_cli.progress import Progress
 from rebasin_cli.tensors import TensorSource, dtype_name
-from rebasin_cli.tensors.compare import gap, same_bits
+from rebasin_cli.tensors.compare import measure_gap, same_bits
 
 
 def run_diff(plan: DiffPlan, progress: Progress) -> Iterator[Compared]:
@@ -27,7 +27,7 @@ def run_diff(plan: DiffPlan, progress: Progress) -> Iterator[Compared]:
     for count, name in enumerate(names):
         progress("comparing", count, len(names))
         changes.append(_change(name, first, second))
-    yield replace(_compared(plan, changes), groups=_groups(plan, progress))
+    yield replace(_comparison_outcome(plan, changes), groups=_groups(plan, progress))
 
 
 def _in_one_frame(
@@ -51,7 +51,7 @@ def _in_one_frame(
         rounding=max(allowed.values(), default=0.0),
         tied=pair.tied,
     )
-    return replace(_compared(plan, changes), frame=frame)
+    return replace(_comparison_outcome(plan, changes), frame=frame)
 
 
 def _beyond_rounding(change: TensorChange, allowed: float) -> TensorChange:
@@ -63,7 +63,7 @@ def _beyond_rounding(change: TensorChange, allowed: float) -> TensorChange:
     return change if beyond else replace(change, kind="equal")
 
 
-def _compared(plan: DiffPlan, changes: Sequence[TensorChange]) -> Compared:
+def _comparison_outcome(plan: DiffPlan, changes: Sequence[TensorChange]) -> Compared:
     first, second = plan.models
     return Compared(
         a=first.path,
@@ -90,7 +90,7 @@ def _change(name: str, first: TensorSource, second: TensorSource) -> TensorChang
     if ours.shape != theirs.shape:
         return TensorChange(name, "shape", f"{list(ours.shape)} and {list(theirs.shape)}")
     x, y = first.load(name), second.load(name)
-    same, apart = same_bits(x, y), gap(x, y)
+    same, apart = same_bits(x, y), measure_gap(x, y)
     kind, detail = "equal" if same else "values", ""
     if ours.dtype != theirs.dtype:
         kind, detail = "dtype", f"{dtype_name(ours.dtype)} and {dtype_name(theirs.dtype)}"

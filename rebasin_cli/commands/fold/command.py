@@ -12,7 +12,7 @@ from rebasin_cli.options.output import FORMING, Output
 from rebasin_cli.options.parameters import argument, options_of, with_options
 from rebasin_cli.options.selection import READING, Selection
 from rebasin_cli.options.symmetry_option import tie_option
-from rebasin_cli.options.tracing import Tracing, planned_by
+from rebasin_cli.options.tracing import Tracing, tracing_plan
 from rebasin_cli.presentation.work import Work
 
 
@@ -53,4 +53,4 @@ def fold(request: FoldRequest) -> Work:
     from rebasin_cli.commands.fold.report import PRESENTERS
     from rebasin_cli.commands.fold.run import run_fold
 
-    return Work("fold", request.display, planned_by(plan_fold, request), run_fold, PRESENTERS)
+    return Work("fold", request.display, tracing_plan(plan_fold, request), run_fold, PRESENTERS)

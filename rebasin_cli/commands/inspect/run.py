@@ -17,10 +17,10 @@ from rebasin_cli.tensors import TensorInfo, dtype_name, infos
 def run_inspect(plan: InspectPlan, progress: Progress) -> Iterator[Inspected]:
     """Yield what is in each checkpoint, from headers alone."""
     for model in plan.models:
-        yield _inspected(model, plan.request.selection)
+        yield _inspect_model(model, plan.request.selection)
 
 
-def _inspected(model: Checkpoint, selection: Selection) -> Inspected:
+def _inspect_model(model: Checkpoint, selection: Selection) -> Inspected:
     tensors = [info for info in infos(model).values() if selection.selects(info.name)]
     counted = [info for info in tensors if info.name not in model.ties]
     return Inspected(
@@ -28,7 +28,7 @@ def _inspected(model: Checkpoint, selection: Selection) -> Inspected:
         format="dcp" if model.in_pieces else model.layout.format,
         files=len(model.files),
         bytes=sum(file.stat().st_size for file in model.files),
-        tensors=tuple(map(_described, tensors)),
+        tensors=tuple(map(_describe_tensor, tensors)),
         parameters=sum(info.numel for info in counted),
         dtypes=Counter(dtype_name(info.dtype) for info in tensors),
         ties=model.ties,
@@ -37,5 +37,5 @@ def _inspected(model: Checkpoint, selection: Selection) -> Inspected:
     )
 
 
-def _described(info: TensorInfo) -> dict[str, object]:
+def _describe_tensor(info: TensorInfo) -> dict[str, object]:
     return {"name": info.name, "dtype": dtype_name(info.dtype), "shape": list(info.shape)}

@@ -15,7 +15,7 @@ from rebasin_cli.options.parameters import flag, options_of, with_options
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.symmetry_option import symmetry_option, tie_option
-from rebasin_cli.options.tracing import Tracing, planned_by
+from rebasin_cli.options.tracing import Tracing, tracing_plan
 from rebasin_cli.options.values import parse_numbers
 from rebasin_cli.presentation.work import Work
 
@@ -105,7 +105,7 @@ def lerp(request: LerpRequest) -> Work:
     from rebasin_cli.commands.lerp.report import PRESENTERS
     from rebasin_cli.commands.lerp.resumed_line import run_resumed
 
-    return Work("lerp", request.display, planned_by(_plan, request), run_resumed, PRESENTERS)
+    return Work("lerp", request.display, tracing_plan(_plan, request), run_resumed, PRESENTERS)
 
 
 def _plan(request: LerpRequest) -> LerpPlan:

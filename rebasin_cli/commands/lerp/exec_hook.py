@@ -59,10 +59,10 @@ def execute(command: Sequence[str], path: Path, alpha: float) -> Any:
             detail=shlex.join(words),
             hint="its last line on stdout should be a number or JSON",
         )
-    return _parsed(lines[-1].strip())
+    return _value_of_line(lines[-1].strip())
 
 
-def _parsed(line: str) -> Any:
+def _value_of_line(line: str) -> Any:
     try:
         return read_json(line)
     except ValueError:

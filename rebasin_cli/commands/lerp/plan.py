@@ -1,4 +1,4 @@
-"""The plan of `rebasin lerp`: which points, between which models, written where."""
+"""The plan of `rebasin lerp`: which points between which models, and where they are written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rebasin_cli.commands.lerp.exec_hook import split_command
 from rebasin_cli.errors import CheckpointError, UsageError, suggest
 from rebasin_cli.execution.workers import LOCAL, Workers, plan_workers
 from rebasin_cli.files.inputs import describe_inputs
-from rebasin_cli.files.output_names import ending
+from rebasin_cli.files.output_names import result_ending
 from rebasin_cli.files.result_memory import largest_size, stored_bytes, written_bytes
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.folding.rotation_problem import RotationProblem, open_rotations, rotates
@@ -119,10 +119,7 @@ def plan_lerp(request: LerpRequest) -> LerpPlan:
     rotated = rotates(request.symmetry, tie=request.tie)
     request = replace(request, align=request.align or rotated)
     _check_line(request)
-    if not request.align:
-        tell_idle(request, "nothing is aligned without --align")
-    if request.command is None:
-        warn_idle({"--keep": request.keep}, "without --exec every point stays")
+    _tell_unused(request)
     words = split_command(request.command) if request.command is not None else ()
     alphas = _plan_alphas(
         len(request.models) - 1, request.steps, request.at, endpoints=request.endpoints
@@ -155,6 +152,14 @@ def plan_lerp(request: LerpRequest) -> LerpPlan:
         overlaps=plan_overlaps(models, choice, wanted=request.selection.common),
         rotation=rotation,
     )
+
+
+def _tell_unused(request: LerpRequest) -> None:
+    """Warn of options that are of no use to this line."""
+    if not request.align:
+        tell_idle(request, "nothing is aligned without --align")
+    if request.command is None:
+        warn_idle({"--keep": request.keep}, "without --exec every point stays")
 
 
 def _targets(
@@ -254,7 +259,7 @@ def _point_paths(alphas: Sequence[float], like: Checkpoint, request: LerpRequest
     ):
         return [request.output.path]
     folder = request.output.path or Path("lerp")
-    suffix = ending(like, request.output)
+    suffix = result_ending(like, request.output)
     for digits in DIGITS:
         names = [f"alpha-{alpha:.{digits}f}{suffix}" for alpha in alphas]
         if len(set(names)) == len(names):

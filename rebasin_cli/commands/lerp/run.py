@@ -23,7 +23,7 @@ from rebasin_cli.folding.rotated_outcome import Rotated
 from rebasin_cli.folding.rotation_problem import RotationProblem
 from rebasin_cli.merging.overlap import CommonPart, Completed, Overlap
 from rebasin_cli.merging.sources import Between
-from rebasin_cli.merging.whole import check_equal_where_no_mean
+from rebasin_cli.merging.whole_numbers import check_equal_where_no_mean
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.permuted import Permuted
@@ -71,7 +71,7 @@ def run_lerp(plan: LerpPlan, progress: Progress) -> Iterator[LerpOutcome]:
 
 @dataclass(frozen=True)
 class _LerpLine:
-    """What all points lie between, and what is beside the weights in the files of it."""
+    """The models that all points lie between, and the other sets of weights in their files."""
 
     plan: LerpPlan
     frame: _Frame
@@ -141,7 +141,7 @@ def _permuted(plan: LerpPlan, progress: Progress) -> _Frame:
     """Return the models, all but the first permuted on the fly if they are to be aligned."""
     aligned = list(_aligned(plan, progress))
     found = [one.matching.permutations for one in aligned]
-    moved = partial(_moved, plan.overlaps, plan.tensors, found)
+    moved = partial(_models_in_order, plan.overlaps, plan.tensors, found)
     return _Frame(aligned, moved, _basin(plan), {})
 
 
@@ -162,7 +162,7 @@ def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
         )
 
 
-def _moved(
+def _models_in_order(
     overlaps: Sequence[Overlap],
     tensors: Sequence[BoundTensor],
     found: Sequence[Permutations],

@@ -18,11 +18,11 @@ from rebasin_cli.options.display import Display
 from rebasin_cli.options.model_paths import models_argument, null_option, with_piped
 from rebasin_cli.options.output import Output, resume_option
 from rebasin_cli.options.parameters import flag, flags_in, options_of, with_options
-from rebasin_cli.options.renormalization import NAMES, PANEL, Renormalization, renormalizing
+from rebasin_cli.options.renormalization import NAMES, PANEL, Renormalization, renormalization_by
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.symmetry_option import symmetry_option, tie_option
-from rebasin_cli.options.tracing import Tracing, planned_by
+from rebasin_cli.options.tracing import Tracing, tracing_plan
 from rebasin_cli.options.values import optional_file, optional_path
 from rebasin_cli.presentation.work import Work
 
@@ -102,7 +102,7 @@ class MergeRequest:
     renormalization: Renormalization | None = flag(
         "--renormalize",
         kind=str | None,
-        parse=renormalizing,
+        parse=renormalization_by,
         rich_help_panel=PANEL,
         metavar=NAMES,
         help="Correct the statistics of the result, see `rebasin renormalize`.",
@@ -186,8 +186,8 @@ def merge(request: MergeRequest, weights: Weights = None) -> Work:
 
         rebasin merge gpt-a/ gpt-b/ gpt-c/ --symmetry orthogonal --strategy universe
     """
+    from rebasin_cli.commands.merge.checks import check_way
     from rebasin_cli.commands.merge.report import PRESENTERS
-    from rebasin_cli.commands.merge.ways import check_way
 
     numbers, by_glob = parse_weights(weights)
     request = replace(request, weights=numbers, tensor_weights=by_glob)
@@ -197,7 +197,7 @@ def merge(request: MergeRequest, weights: Weights = None) -> Work:
         check_way(request)
         return plan(with_piped(request))
 
-    work = planned_by(planned, request, data=request.data.own)
+    work = tracing_plan(planned, request, data=request.data.own)
     return Work("merge", request.display, work, run, PRESENTERS)
 
 

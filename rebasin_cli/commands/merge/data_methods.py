@@ -9,7 +9,7 @@ from rebasin_cli.commands.merge.command import MergeRequest
 from rebasin_cli.network.network import UserCode, plan_user_code
 
 
-def permuting(request: MergeRequest) -> MergeRequest:
+def as_permuting(request: MergeRequest) -> MergeRequest:
     """Return how the models are first aligned by permutations."""
     return replace(
         request,

@@ -12,7 +12,7 @@ from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.merge.least_squares.normal_equations import LayerFit
 from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.network.scoring.ensemble import Ensemble
-from rebasin_cli.renormalization.corrected import Report
+from rebasin_cli.renormalization.corrected import CorrectionReport
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Merged:
     aligned: bool = False
     alike: tuple[str, ...] = ()
     torn: float | None = None
-    report: Report | None = None
+    report: CorrectionReport | None = None
     stale: bool = False
     preserved: Preserved | None = None
     zipped: Zipped | None = None
@@ -61,7 +61,7 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class BesideEnsemble:
-    """What a merged model is worth beside its parents, and beside their ensemble."""
+    """The scores of a merged model, of its parents, and of their ensemble."""
 
     merged: Mapping[str, float]
     models: tuple[Mapping[str, float], ...]

@@ -23,7 +23,7 @@ from rebasin_cli.tensors import TensorSource
 
 @dataclass(frozen=True)
 class MixedModels:
-    """What is combined, and how. base: what differences are taken to, if they are."""
+    """The models that are combined, and how. base: what differences are taken to, if any are."""
 
     merged: tuple[Checkpoint, ...]
     base: Checkpoint | None
@@ -58,7 +58,7 @@ class MixedModels:
         }
 
     def facts(self) -> dict[str, object]:
-        """Return what provenance says of it beside the models, nothing of a plain mean."""
+        """Return the facts for provenance besides the models; none for a plain mean."""
         told = {} if self.plain else self.describe()
         known = {name: value for name, value in told.items() if value not in (None, {})}
         if self.base is None:
@@ -87,7 +87,7 @@ def weigh_tensors(
     if by_glob and combination.combine == STOCK:
         raise UsageError("model-stock takes no weights: angles decide", hint="leave out --weights")
     names = {name for model in models for name in model.names()}
-    idle = [glob for glob, _ in by_glob if not _named(glob, names)]
+    idle = [glob for glob, _ in by_glob if not _names_any(glob, names)]
     if idle:
         what = "--weights: no tensor is called"
         raise UsageError(*(Problem(f"{what} {g!r}", hint=suggest_tensor(g, names)) for g in idle))
@@ -96,5 +96,5 @@ def weigh_tensors(
     return TensorWeights(weights, tuple(each))
 
 
-def _named(glob: str, names: set[str]) -> bool:
+def _names_any(glob: str, names: set[str]) -> bool:
     return any(matching(names, one) for one in expand_ranges(glob))

@@ -18,7 +18,7 @@ from rebasin_cli.commands.merge.mixture import MixedModels, check_model_weights,
 from rebasin_cli.commands.merge.saved_parents import plan_parents
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import describe_inputs
-from rebasin_cli.files.output_names import ending, output_file
+from rebasin_cli.files.output_names import output_file, result_ending
 from rebasin_cli.files.places import check_distinct
 from rebasin_cli.files.result_memory import averaged_bytes
 from rebasin_cli.files.targets import Target, describe_target, plan_target
@@ -118,7 +118,7 @@ def plan_merge(request: MergeRequest) -> MergePlan:
 def plan_mean_target(models: Sequence[Checkpoint], request: MergeRequest) -> Target:
     """Return where the mean of models goes, in the form of the first."""
     output, first = request.output, models[0]
-    out = output_file(output, "merged", ending(first, output))
+    out = output_file(output, "merged", result_ending(first, output))
     finished = plan_finished(request.resume, "merge", models, [out], output)
     return plan_target(
         out,

@@ -45,7 +45,7 @@ def _listed(permutations: Permutations) -> dict[str, Any]:
 
 
 def _permutations(listed: Mapping[str, Any], *, groups: Mapping[str, BoundGroup]) -> Permutations:
-    """Return what `_listed` was made of. Raises PermutationError if it is not of these groups."""
+    """Return what `_listed` was given. Raises PermutationError if it is not of these groups."""
     try:
         found = {
             name: Permutation(torch.tensor(index, dtype=torch.int64), tuple(parents))

@@ -10,19 +10,19 @@ from typing import Any
 
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.checkpoint.writing.writer import Written
+from rebasin_cli.commands.merge.common_frame import ModelsInFrame, bring_into_frame
 from rebasin_cli.commands.merge.merged import Merged
 from rebasin_cli.commands.merge.plan import MeanPlan, MergePlan
 from rebasin_cli.commands.merge.saved_parents import save_parent
-from rebasin_cli.commands.merge.together import Together, brought_together
 from rebasin_cli.files.provenance import basin_of, provenance
 from rebasin_cli.files.write import Result
 from rebasin_cli.matching.many.match_many import (
     Recall,
-    at_once,
+    match_anew,
 )
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
-from rebasin_cli.renormalization.corrected import Report
+from rebasin_cli.renormalization.corrected import CorrectionReport
 from rebasin_cli.renormalization.plan import has_batch_norm
 from rebasin_cli.renormalization.run import Parents, correct_if_planned
 from rebasin_cli.tensors import TensorSource
@@ -49,30 +49,30 @@ class MadeModel:
     """
 
     result: Result
-    report: Report | None
+    report: CorrectionReport | None
     complete: Callable[[Merged], Merged] = lambda outcome: outcome
 
 
 def run_merge(
-    plan: MergePlan, progress: Progress, *, recall: Recall = at_once
+    plan: MergePlan, progress: Progress, *, recall: Recall = match_anew
 ) -> Iterator[LeftAsIs | Merged]:
-    """Yield the merged model. recall: see `Request`."""
-    yield from run_making(plan, partial(_averaged, plan), progress, recall=recall)
+    """Yield the merged model. recall: see `ManyRequest`."""
+    yield from run_making(plan, partial(_make_average, plan), progress, recall=recall)
 
 
 def run_making(
     plan: MergePlan,
-    make: Callable[[Together, Progress], MadeModel],
+    make: Callable[[ModelsInFrame, Progress], MadeModel],
     progress: Progress,
     *,
-    recall: Recall = at_once,
+    recall: Recall = match_anew,
 ) -> Iterator[LeftAsIs | Merged]:
     """Bring the models of a plan together, write what is made of them, and yield it."""
     if plan.target.place.skip:
         yield LeftAsIs(plan.target.path, "exists")
         return
     began = perf_counter()
-    together = brought_together(plan, progress, recall=recall)
+    together = bring_into_frame(plan, progress, recall=recall)
     save_parents(plan, together, progress)
     made = make(together, progress)
     progress(f"writing {plan.target.path.name}", 0, 0)
@@ -84,14 +84,14 @@ def run_making(
     yield made.complete(replace(outcome, report=made.report, stale=stale))
 
 
-def _averaged(plan: MergePlan, together: Together, progress: Progress) -> MadeModel:
-    source, report = _renormalized(plan, together, progress)
+def _make_average(plan: MergePlan, together: ModelsInFrame, progress: Progress) -> MadeModel:
+    source, report = _corrected_mean(plan, together, progress)
     more = {"renormalized": report.method} if report else {}
     facts, parts = merge_facts(plan, together, **more), together.parts if report is None else None
     return MadeModel(Result(source, plan.models[0], facts, parts), report)
 
 
-def merge_facts(plan: MeanPlan, together: Together, **facts: object) -> dict[str, str]:
+def merge_facts(plan: MeanPlan, together: ModelsInFrame, **facts: object) -> dict[str, str]:
     """Return the provenance of what is made of the models."""
     return provenance(
         "merge",
@@ -122,8 +122,8 @@ def running_facts(plan: MeanPlan, method: str, **facts: Any) -> dict[str, str]:
     )
 
 
-def save_parents(plan: MergePlan, together: Together, progress: Progress) -> None:
-    """Write the models in the order of units that they are merged in, if that is asked for."""
+def save_parents(plan: MergePlan, together: ModelsInFrame, progress: Progress) -> None:
+    """Write each model with its units in the merged order, if --save-parents asks for that."""
     reference = plan.models[plan.reference]
     for number, target in enumerate(plan.parents):
         progress(f"writing {target.path.name}", number, len(plan.parents))
@@ -141,14 +141,16 @@ def save_parents(plan: MergePlan, together: Together, progress: Progress) -> Non
         save_parent(model, target, order, plan.request, facts)
 
 
-def _basin(plan: MeanPlan, together: Together) -> str | None:
-    """Return the basin that the models of a plan now lie in, None if that is not known."""
+def _basin(plan: MeanPlan, together: ModelsInFrame) -> str | None:
+    """Return the basin that the aligned models lie in, None if it is unknown."""
     whole = plan.choice is not None and plan.choice.whole
     near = together.shared or (whole and together.strategy != "none")
     return basin_of(plan.models[plan.reference]) if near else None
 
 
-def merged_outcome(plan: MergePlan, together: Together, written: Written, seconds: float) -> Merged:
+def merged_outcome(
+    plan: MergePlan, together: ModelsInFrame, written: Written, seconds: float
+) -> Merged:
     """Return what merging the models of a plan came to."""
     searched = plan.choice if not together.shared else None
     return Merged(
@@ -172,7 +174,7 @@ def merged_outcome(plan: MergePlan, together: Together, written: Written, second
     )
 
 
-def _reason(plan: MergePlan, together: Together) -> str:
+def _reason(plan: MergePlan, together: ModelsInFrame) -> str:
     """Return in plain words how the models came to lie as they were averaged."""
     done = plan.mixture.done
     if together.shared or together.strategy == "none" or together.moved or plan.choice is None:
@@ -189,9 +191,9 @@ def _reason(plan: MergePlan, together: Together) -> str:
     return f"{why}: {done} as they are"
 
 
-def _renormalized(
-    plan: MergePlan, together: Together, progress: Progress
-) -> tuple[TensorSource, Report | None]:
+def _corrected_mean(
+    plan: MergePlan, together: ModelsInFrame, progress: Progress
+) -> tuple[TensorSource, CorrectionReport | None]:
     """Return the mean with its statistics corrected, if that is planned, and what was done."""
     bound = plan.choice.bound if plan.choice else None
     return correct_if_planned(

@@ -12,7 +12,7 @@ from rebasin_cli.options.display import SHOWING, Display
 from rebasin_cli.options.output import FORMING, Output
 from rebasin_cli.options.parameters import argument, flags_in, options_of, with_options
 from rebasin_cli.options.selection import READING, Selection
-from rebasin_cli.options.tracing import Tracing, planned_by
+from rebasin_cli.options.tracing import Tracing, tracing_plan
 from rebasin_cli.presentation.work import Work
 
 _option = flags_in("Pruning")
@@ -96,5 +96,5 @@ def prune(request: PruneRequest) -> Work:
     from rebasin_cli.commands.prune.report import PRESENTERS
     from rebasin_cli.commands.prune.run import run_prune
 
-    plan = planned_by(plan_prune, request, data=request.data.own)
+    plan = tracing_plan(plan_prune, request, data=request.data.own)
     return Work("prune", request.display, plan, run_prune, PRESENTERS)

@@ -27,7 +27,7 @@ from rebasin_cli.files.write import MASKS, Result
 from rebasin_cli.merging.sources import Finite
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
-from rebasin_cli.renormalization.corrected import Report
+from rebasin_cli.renormalization.corrected import CorrectionReport
 from rebasin_cli.renormalization.run import Parents, correct_if_planned
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.torch_threads import one_thread
@@ -64,7 +64,7 @@ class Pruned:
     masks: bool
     written: Written
     seconds: float
-    report: Report | None = None
+    report: CorrectionReport | None = None
     fisher: FisherFacts | None = None
 
     @property
@@ -94,7 +94,7 @@ def run_prune(plan: PrunePlan, progress: Progress) -> Iterator[LeftAsIs | Pruned
     source = _finite(plan)
     # gradients, and the order they give, do not depend on the machine's load then
     with one_thread() if plan.fisher else nullcontext():
-        ranking = _ranked(plan, source, progress)
+        ranking = _rank_weights(plan, source, progress)
         progress("looking for the smallest weights", 0, 0)
         rules = _rules(plan, ranking)
         tensors, masks = _looked_at(plan, ranking, rules, progress)
@@ -118,7 +118,7 @@ def run_prune(plan: PrunePlan, progress: Progress) -> Iterator[LeftAsIs | Pruned
     )
 
 
-def _ranked(plan: PrunePlan, source: TensorSource, progress: Progress) -> Ranking:
+def _rank_weights(plan: PrunePlan, source: TensorSource, progress: Progress) -> Ranking:
     if plan.fisher is None:
         return by_magnitude(source)
     dense = Dense(source, plan.names, plan.fisher.code, plan.machine, progress)
@@ -128,7 +128,7 @@ def _ranked(plan: PrunePlan, source: TensorSource, progress: Progress) -> Rankin
 
 
 def _rules(plan: PrunePlan, ranking: Ranking) -> Mapping[str, Rule]:
-    """Return what says which weights of each tensor stay."""
+    """Return the rule for which weights stay, by the name of the tensor."""
     if plan.pattern is not None:
         return dict.fromkeys(plan.names, plan.pattern)
     find = METHODS.get(plan.request.method, global_thresholds)
@@ -142,7 +142,7 @@ def _finite(plan: PrunePlan) -> Finite:
 
 def _corrected(
     plan: PrunePlan, dense: TensorSource, sparse: TensorSource, progress: Progress
-) -> tuple[TensorSource, Report | None]:
+) -> tuple[TensorSource, CorrectionReport | None]:
     """Return the pruned model with the statistics of the dense one, if that is asked for.
 
     What is zero stays zero: corrections multiply weights.

@@ -54,7 +54,7 @@ Thresholds = Callable[[TensorSource, Sequence[str], float], Mapping[str, Thresho
 
 
 class Rule(Protocol):
-    """What says which weights of a tensor stay, by a value for each: the largest do."""
+    """A rule for which weights of a tensor stay, given a value for each: the largest do."""
 
     def keeps(self, tensor: Tensor, /) -> Tensor:
         """Return where a tensor of values keeps them: bool, of its shape."""

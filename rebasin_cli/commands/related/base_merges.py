@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rebasin_cli.commands.related.convex_means import COPY, Merge
 from rebasin_cli.tensors import TensorSource
-from rebasin_cli.tensors.compare import wide
+from rebasin_cli.tensors.compare import in_widest
 from rebasin_cli.tensors.numbers import in_reals
 
 LEAST = 0.05  # a coefficient, below which a fine-tune has no part
@@ -72,9 +72,9 @@ def gram_of(models: Sequence[TensorSource], names: Sequence[str], steps: Sequenc
     entries = list[Tensor]()
     for name in names:
         loaded = [in_reals(model.load(name)).flatten() for model in models]
-        entries.append(torch.stack([wide(values[::every]) for values in loaded]))
+        entries.append(torch.stack([in_widest(values[::every]) for values in loaded]))
         for begin in range(0, len(loaded[0]), AT_ONCE):
-            rows = torch.stack([wide(values[begin : begin + AT_ONCE]) for values in loaded])
+            rows = torch.stack([in_widest(values[begin : begin + AT_ONCE]) for values in loaded])
             squares += rows.square().sum(1)
             rows -= rows[0].clone()
             products += rows @ rows.mT
@@ -100,7 +100,7 @@ def exact_merges(gram: Gram) -> list[Merge[int]]:
 
 
 def _exact(gram: Gram, models: Sequence[int]) -> Merge[int] | None:
-    """Return the merge among models, of no part of which there is a relation, if there is one.
+    """Return the merge among models, if there is one that none of them could be left out of.
 
     sum c_i X_i = 0 with sum c_i = 0: a model that has a sign of its own lies between the others.
     """
@@ -165,12 +165,12 @@ def _kept_over(gram: Gram, base: int, model: int, others: Sequence[int]) -> Merg
         theirs = (values[other] - values[base])[clear]
         factors[other] = _commonest_ratio(change, theirs)
         parts[other] = factors[other] * theirs
-    alone = _alone({k: _same(change, part) for k, part in parts.items()})
+    alone = _alone({k: _nearly_equal(change, part) for k, part in parts.items()})
     if len(alone) < 2:
         return None
     known = list(alone.values())
     for one, two in combinations([parts[k] for k in alone], 2):
-        known += [_same(change, one + two), _same(change, (one + two) / 2)]
+        known += [_nearly_equal(change, one + two), _nearly_equal(change, (one + two) / 2)]
     left = 1 - float(change[torch.stack(known).any(0)].square().sum() / change.square().sum())
     if left > HALF:
         return None
@@ -178,7 +178,7 @@ def _kept_over(gram: Gram, base: int, model: int, others: Sequence[int]) -> Merg
 
 
 def _alone(same: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """Return where entries are those of one model, for those of which that is often so.
+    """Return masks of the entries that agree with one model alone, if that is often so for it.
 
     Where one fine-tune was tuned further, entries that were left are those of both.
     """
@@ -188,7 +188,7 @@ def _alone(same: Mapping[int, Tensor]) -> dict[int, Tensor]:
     }
 
 
-def _same(change: Tensor, theirs: Tensor) -> Tensor:
+def _nearly_equal(change: Tensor, theirs: Tensor) -> Tensor:
     return (change - theirs).abs() <= SAME * change.abs()
 
 

@@ -15,7 +15,7 @@ from rebasin_cli.options.output import Output
 from rebasin_cli.options.parameters import flag, options_of, with_options
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import ALIGNING, Selection
-from rebasin_cli.options.tracing import Tracing, planned_by
+from rebasin_cli.options.tracing import Tracing, tracing_plan
 from rebasin_cli.options.values import optional_file
 from rebasin_cli.presentation.work import Work
 
@@ -65,7 +65,7 @@ def related(request: RelatedRequest) -> Work:
     from rebasin_cli.commands.related.report import PRESENTERS
 
     run = partial(_run, brief=not request.display.verbose)
-    return Work("related", request.display, planned_by(_plan, request), run, PRESENTERS)
+    return Work("related", request.display, tracing_plan(_plan, request), run, PRESENTERS)
 
 
 def _plan(request: RelatedRequest) -> RelatedPlan:

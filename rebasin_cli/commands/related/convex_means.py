@@ -81,7 +81,7 @@ def _merge_of(number: int, products: Tensor, models: Sequence[int]) -> Merge[int
 
 
 def _apart(number: int, from_it: Tensor, models: Sequence[int]) -> Iterator[int]:
-    """Yield the models that are neither this one nor a copy of one that was named before."""
+    """Yield the models that are no copies of model `number` or of one yielded before."""
     distances = from_it.diagonal()
     least, kept = COPY**2 * float(distances.max()), [number]
     for other in models:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rebasin_cli.matching.problem.inner_products import wide_pieces
 from rebasin_cli.tensors import TensorSource
-from rebasin_cli.tensors.compare import same_bits, wide
+from rebasin_cli.tensors.compare import in_widest, same_bits
 from rebasin_cli.tensors.numbers import in_reals
 
 # Of |A|: what products in float64 and storing in float32 leave of a rotated or rescaled copy.
@@ -173,7 +173,7 @@ def _sampled(values: Tensor) -> Iterable[Tensor]:
     rows = values.reshape(len(values), -1)
     whole = rows.shape[1] // BLOCK * BLOCK
     blocks = rows[:, :whole].reshape(-1, BLOCK) if whole else rows
-    return wide(blocks[:: max(1, len(blocks) // SAMPLED)][:SAMPLED])
+    return in_widest(blocks[:: max(1, len(blocks) // SAMPLED)][:SAMPLED])
 
 
 def _is_on_grid(block: Tensor) -> bool | None:

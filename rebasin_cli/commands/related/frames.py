@@ -11,7 +11,7 @@ from torch import Tensor
 from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.matching.problem.group_families import families
 from rebasin_cli.matching.problem.settings import Settings
-from rebasin_cli.matching.problem.similarity_cache import work
+from rebasin_cli.matching.problem.similarity_cache import update_work
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress
@@ -45,7 +45,7 @@ class PairFrame:
     @property
     def work(self) -> float:
         """The multiplications of one sweep of a search."""
-        return sum(map(work, families(self.bound, self.movable).values()))
+        return sum(map(update_work, families(self.bound, self.movable).values()))
 
     @property
     def costly(self) -> bool:

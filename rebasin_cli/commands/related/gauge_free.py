@@ -79,7 +79,7 @@ class GaugeFree(ByTensor):
         self._bases = dict(_bases_of(voting, self._free_inside))
         self._steps: dict[Place, tuple[Removal, ...]] = {}
 
-    def _made(self, tensor: BoundTensor) -> Tensor:
+    def _remade(self, tensor: BoundTensor) -> Tensor:
         values = load_voting(tensor, self._source, dtype=self._dtype).clone()
         for block in tensor.blocks:
             view, place = block.view(values), (key_of(tensor), block.offset)

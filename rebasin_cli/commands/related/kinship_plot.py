@@ -9,7 +9,7 @@ from typing import Any
 
 from rebasin_cli.commands.related.kin import Kin, KinPair
 from rebasin_cli.commands.related.run import Kinship
-from rebasin_cli.commands.related.sentences import merge_sentence, verdict
+from rebasin_cli.commands.related.sentences import merge_sentence, verdict_sentence
 from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.pictures.drawing import Drawn, matplotlib, write_drawing
 from rebasin_cli.pictures.html_document import document, picture, table
@@ -93,9 +93,9 @@ def _verdicts(outcome: Kinship) -> list[str]:
     shown = [pair for pair in outcome.pairs if pair.kin is not Kin.INDEPENDENT]
     apart = len(outcome.pairs) - len(shown)
     if len(outcome.pairs) <= SAID or not apart:
-        return [*map(verdict, outcome.pairs)]
+        return [*map(verdict_sentence, outcome.pairs)]
     rest = f"{count(apart, 'pair')} of {len(outcome.pairs)} are independent runs"
-    return [*map(verdict, shown), f"{rest}: nothing says that one comes from the other"]
+    return [*map(verdict_sentence, shown), f"{rest}: nothing says that one comes from the other"]
 
 
 def _figures(pair: KinPair) -> list[str]:

@@ -38,12 +38,11 @@ from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.symmetry.map_sweeps import RISE
-from rebasin_cli.symmetry.maps import GroupMaps
+from rebasin_cli.symmetry.maps import NO_MAPS, GroupMaps
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor
 from rebasin_cli.tensors.ranges import Kept
 
-STILL = GroupMaps({}, {})
 COPIES = 6  # of a model at once: two, what is moved, and what a search holds
 WORD = torch.float32.itemsize
 # What of all units a long search is held against: of rotations half, an eighth of the work, since
@@ -169,13 +168,13 @@ def measure_nearness(
 def _nearest(
     pair: FreePair, orders: Callable[[], GroupMaps] | None
 ) -> tuple[GroupMaps, Mapping[str, Closeness], bool]:
-    """Return the maps that bring two models nearest, how near, and whether that is settled.
+    """Return the maps that bring two models nearest, how near that is, and whether it is settled.
 
-    What costs least is tried first.
+    Cheap candidates come first: no map, then given orders, then a search.
     """
-    as_stored = pair.closeness(STILL)
-    if pair.settled(as_stored, STILL):
-        return STILL, as_stored, True
+    as_stored = pair.closeness(NO_MAPS)
+    if pair.settled(as_stored, NO_MAPS):
+        return NO_MAPS, as_stored, True
     if orders and pair.frame.folding:
         permuted = orders()
         found = pair.closeness(permuted)
@@ -185,7 +184,7 @@ def _nearest(
     found = pair.closeness(maps)
     # A search that is misled by what does not belong together misses what never moved.
     if _sum(as_stored) > _sum(found):
-        return STILL, as_stored, False
+        return NO_MAPS, as_stored, False
     if pair.frame.folding and all(each.cosine >= CLOSE for each in found.values()):
         maps = pair.refined(maps)
         found = pair.closeness(maps)

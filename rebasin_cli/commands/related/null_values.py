@@ -23,11 +23,10 @@ from rebasin_cli.matching.diagnostics.unit_figures import group_dims
 from rebasin_cli.matching.problem.inner_products import inner, square
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.spec.language.model import INTERLEAVED, ORTHOGONAL, PERMUTATION, ROTARY
-from rebasin_cli.symmetry.voting_blocks import Place, key_of
+from rebasin_cli.symmetry.voting_blocks import TINY, Place, key_of
 from rebasin_cli.tensors import InMemory, TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor, ByTensor, Dim
 
-TINY = 1e-300
 LEAST = 16  # units, of which none are left out
 NUCLEAR = (8 / (3 * pi)) ** 2  # of n^3: square of the nuclear norm of an (n, n) of Gaussians
 TURNED = (ROTARY, INTERLEAVED)  # classes whose units are kept in pairs
@@ -156,7 +155,7 @@ class Shuffled(ByTensor):
         super().__init__(source, (tensor for tensor in bound.tensors if tensor.votes))
         self._seeds = {t.members: seed + number for number, t in enumerate(bound.tensors)}
 
-    def _made(self, tensor: BoundTensor) -> Tensor:
+    def _remade(self, tensor: BoundTensor) -> Tensor:
         generator = torch.Generator().manual_seed(self._seeds[tensor.members])
         values = tensor.load(self._source).clone()
         for block in tensor.blocks:
@@ -211,7 +210,7 @@ def _tensor(name: str, dims: tuple[Dim, ...]) -> BoundTensor:
 
 
 def _sizes(bound: BoundSpec, classes: Mapping[str, str], share: float) -> dict[str, int]:
-    """Return how many units of each group stay: all of those that others are inside of."""
+    """Return how many units each group keeps; a group that others are inside of keeps all."""
     parents = {parent for group in bound.groups.values() for parent in group.parents}
     inside = {n: {c for c in bound.groups.values() if n in c.parents} for n in parents}
     whole = {n for n in parents if any(c.size > 1 for c in inside[n])}

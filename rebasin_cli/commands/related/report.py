@@ -13,7 +13,12 @@ from rich.table import Column, Table
 from rebasin_cli.commands.related.convex_means import Merge
 from rebasin_cli.commands.related.kin import KinPair
 from rebasin_cli.commands.related.run import Kinship
-from rebasin_cli.commands.related.sentences import basis, merge_basis, merge_sentence, verdict
+from rebasin_cli.commands.related.sentences import (
+    basis_lines,
+    merge_basis,
+    merge_sentence,
+    verdict_sentence,
+)
 from rebasin_cli.pictures.report import DRAWING
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.presentation.tables import number_columns, render, table
@@ -44,7 +49,7 @@ def _pair_fields(pair: KinPair) -> dict[str, Any]:
         "b": str(pair.b),
         "relation": pair.kin.value,
         "related": pair.kin.related,
-        "verdict": verdict(pair),
+        "verdict": verdict_sentence(pair),
         "score": pair.excess,
         "cosine": near.cosine if near else None,
         "null": near.null if near else None,
@@ -134,7 +139,7 @@ def _families_text(outcome: ManyModels) -> str:
 
 
 def _families_summary(outcome: ManyModels) -> str:
-    """Return how many pairs there are, and where more is said of them."""
+    """Return how many pairs are related, and how to see a sentence for each."""
     pairs = outcome.kinship.pairs
     related = sum(pair.kin.related for pair in pairs)
     return f"{related} of {count(len(pairs), 'pair')} are related: -v has a sentence for each"
@@ -154,8 +159,8 @@ def _nearest(kinship: Kinship, number: int) -> int:
 PRESENTERS: Presenters = {
     KinPair: Presenter(
         fields=_pair_fields,
-        text=verdict,
-        summary=lambda pair: "\n".join(f"  {line}" for line in basis(pair)),
+        text=verdict_sentence,
+        summary=lambda pair: "\n".join(f"  {line}" for line in basis_lines(pair)),
         details=_details,
     ),
     Merge: Presenter(

@@ -28,12 +28,12 @@ from rebasin_cli.commands.related.copies import (
 )
 from rebasin_cli.commands.related.frames import PairFrame, cut_short
 from rebasin_cli.commands.related.kin import UNCLEAR, Kin, KinPair, is_swapped, kin_of
-from rebasin_cli.commands.related.nearness import STILL, Nearness, measure_nearness
+from rebasin_cli.commands.related.nearness import Nearness, measure_nearness
 from rebasin_cli.commands.related.plan import RelatedPlan
 from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.merging.sources import Finite
 from rebasin_cli.progress import Progress
-from rebasin_cli.symmetry.maps import GroupMaps
+from rebasin_cli.symmetry.maps import NO_MAPS, GroupMaps
 from rebasin_cli.tensors import TensorSource, dtype_name
 from rebasin_cli.tensors.compare import same_bits
 
@@ -99,7 +99,7 @@ class _Comparison:
         if all(same_bits(a.load(name), b.load(name)) for name in self._plan.names):
             same = a.sha256() == b.sha256() if a.files and b.files else False
             kin = Kin.SAME_BYTES if same else Kin.SAME_TENSORS
-            return ComparedPair(KinPair(a.path, b.path, kin), STILL, STILL)
+            return ComparedPair(KinPair(a.path, b.path, kin), NO_MAPS, NO_MAPS)
         copied = self._reordered(first, second)
         return copied or self._scored(first, second)
 
@@ -156,8 +156,8 @@ class _Comparison:
         What matrices without scales say of it is improved where that may be. found: the order where
         the models were rotated.
         """
-        if near.maps is STILL:
-            return STILL
+        if near.maps is NO_MAPS:
+            return NO_MAPS
         if near.maps.linear:
             return found()
         sure = near.settled or near.excess < UNCLEAR

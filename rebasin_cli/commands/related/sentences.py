@@ -10,7 +10,7 @@ from rebasin_cli.commands.related.kin import RELATED, Kin, KinPair
 from rebasin_cli.wording import count
 
 
-def verdict(pair: KinPair) -> str:
+def verdict_sentence(pair: KinPair) -> str:
     """Return what two models are to each other, as one sentence."""
     made, of = (pair.a, pair.b) if pair.swapped else (pair.b, pair.a)
     return f"{made} {_SENTENCES[pair.kin](pair).format(of=of)}"
@@ -72,7 +72,7 @@ _SENTENCES: Mapping[Kin, Callable[[KinPair], str]] = {
 }
 
 
-def basis(pair: KinPair) -> list[str]:
+def basis_lines(pair: KinPair) -> list[str]:
     """Return what a verdict rests on: a line for each figure."""
     lines = []
     if pair.stored and not pair.stored.equal:

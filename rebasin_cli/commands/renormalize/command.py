@@ -19,7 +19,7 @@ from rebasin_cli.options.output import FORMING, Output
 from rebasin_cli.options.parameters import argument, flags_in, options_of, with_options
 from rebasin_cli.options.renormalization import PANEL, Renormalization
 from rebasin_cli.options.selection import ALIGNING, Selection
-from rebasin_cli.options.tracing import Tracing, planned_by
+from rebasin_cli.options.tracing import Tracing, tracing_plan
 from rebasin_cli.options.values import parse_numbers
 from rebasin_cli.presentation.work import Work
 
@@ -90,12 +90,12 @@ def renormalize(request: RenormalizeRequest) -> Work:
 
     _check_order(request)
     whole = replace(request, parents=[*request.parents, *request.more])
-    plan = planned_by(plan_renormalize, whole, data=request.data.own)
+    plan = tracing_plan(plan_renormalize, whole, data=request.data.own)
     return Work("renormalize", request.display, plan, run_renormalize, PRESENTERS)
 
 
 def _check_order(request: RenormalizeRequest) -> None:
-    """Raise for `--parents A B MERGED`: what follows an option cannot be told apart from it."""
+    """Raise for `--parents A B MERGED`, where MERGED would be read as one of the parents."""
     words, merged = sys.argv, str(request.model)
     if request.parents and merged in words and words.index(merged) > words.index("--parents"):
         raise typer.BadParameter("MERGED stands before --parents, which takes all files behind it")

@@ -44,7 +44,7 @@ def _check_named(statistics: Statistics, parents: Sequence[Checkpoint]) -> None:
     what = "are of other models, or of these in another order"
     if others:
         what = f"are not of {listing([str(parent.path) for parent in others])}"
-    raise _others(statistics, what, "rebasin apply carries them to permuted models")
+    raise _other_models_error(statistics, what, "rebasin apply carries them to permuted models")
 
 
 def _check_recorded(statistics: Statistics, merged: Checkpoint) -> None:
@@ -54,11 +54,15 @@ def _check_recorded(statistics: Statistics, merged: Checkpoint) -> None:
     except (ValueError, KeyError, TypeError):
         return  # written by others, or not at all
     if any(own.file is None for own in statistics.models):
-        raise _others(statistics, f"tell of a model of which {merged.path} does not", _NAME_THEM)
+        raise _other_models_error(
+            statistics, f"tell of a model of which {merged.path} does not", _NAME_THEM
+        )
     if inputs != {own.file for own in statistics.models}:
-        raise _others(statistics, f"are not of what {merged.path} was made of", _NAME_THEM)
+        raise _other_models_error(
+            statistics, f"are not of what {merged.path} was made of", _NAME_THEM
+        )
     if record.get("strategy", "none" if record.get("spec") is None else "aligned") != "none":
-        raise _others(
+        raise _other_models_error(
             statistics,
             f"are of models whose units changed places as {merged.path} was made of them",
             "rebasin merge --save-parents writes them so; rebasin apply carries statistics",
@@ -68,7 +72,7 @@ def _check_recorded(statistics: Statistics, merged: Checkpoint) -> None:
 _NAME_THEM = "name the models that it is the mean of with --parents"
 
 
-def _others(statistics: Statistics, what: str, hint: str) -> CheckpointError:
+def _other_models_error(statistics: Statistics, what: str, hint: str) -> CheckpointError:
     return CheckpointError(
         f"the statistics {what}",
         where=str(statistics.path),

@@ -18,7 +18,7 @@ from rebasin_cli.files.targets import Target, describe_target
 from rebasin_cli.merging.weights import check_weights
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.options.search import Search
-from rebasin_cli.renormalization.corrected import Report
+from rebasin_cli.renormalization.corrected import CorrectionReport
 from rebasin_cli.renormalization.plan import CorrectionPlan, plan_correction
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
 
@@ -114,7 +114,7 @@ class Renormalized:
 
     model: Path
     parents: tuple[Parent, ...]
-    report: Report
+    report: CorrectionReport
     spec: str | None
     assumed: str
     written: Written

@@ -1,4 +1,4 @@
-"""Carrying out `rebasin renormalize`: parents into one basin, measure, correct, write."""
+"""Carrying out `rebasin renormalize`: align the parents, measure, correct, write."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run_renormalize(plan: RenormalizePlan, progress: Progress) -> Iterator[LeftA
     began = perf_counter()
     check_measured(plan)
     weights = plan.weights or recorded_weights(plan.model, _digests(plan))
-    placed = [_placed(plan, parent, progress) for parent in plan.parents]
+    placed = [_bring_parent(plan, parent, progress) for parent in plan.parents]
     bound = plan.choice.bound if plan.choice else None
     source, report = correct_statistics(
         finite_model(plan.model, plan.request.selection),
@@ -47,17 +47,9 @@ def run_renormalize(plan: RenormalizePlan, progress: Progress) -> Iterator[LeftA
     )
     moved = any(how == _ALIGNED for _, how in placed)
     spec = plan.choice.name if plan.choice and moved else None
-    facts = provenance(
-        "renormalize",
-        [plan.model, *plan.parents],
-        basin=basin_of(plan.model),
-        spec=spec,
-        seed=plan.request.computing.seed,
-        method=report.method,
-        weights=list(weights),
-    )
     by_spec = report.method == "calibrate" and plan.correction.code is None
     progress(f"writing {plan.target.path.name}", 0, 0)
+    facts = _facts(plan, spec, report.method, weights)
     yield Renormalized(
         model=plan.model.path,
         parents=tuple(
@@ -74,10 +66,25 @@ def run_renormalize(plan: RenormalizePlan, progress: Progress) -> Iterator[LeftA
     )
 
 
+def _facts(
+    plan: RenormalizePlan, spec: str | None, method: str, weights: Sequence[float]
+) -> dict[str, str]:
+    """Return the provenance of the corrected model. spec: that parents were aligned under."""
+    return provenance(
+        "renormalize",
+        [plan.model, *plan.parents],
+        basin=basin_of(plan.model),
+        spec=spec,
+        seed=plan.request.computing.seed,
+        method=method,
+        weights=list(weights),
+    )
+
+
 _ALIGNED, _THERE, _TRUSTED = "aligned to it", "there already, by its provenance", "as it is"
 
 
-def _placed(
+def _bring_parent(
     plan: RenormalizePlan, parent: Checkpoint, progress: Progress
 ) -> tuple[TensorSource, str]:
     """Return a parent in the basin of the merged model, and how it came there."""
@@ -91,7 +98,7 @@ def _placed(
 
 
 def _digests(plan: RenormalizePlan) -> list[str]:
-    """Return the digests of what a model is the mean of, in the order of what is known of them."""
+    """Return the digests of the parents: of those given, else of those in the statistics."""
     named = [parent.sha256() for parent in plan.parents or plan.measured]
     return named or [digest for digest in measured_files(plan) if digest]
 
@@ -105,12 +112,12 @@ def recorded_weights(model: Checkpoint, digests: Sequence[str]) -> tuple[float, 
     try:
         record = read_json(model.metadata.get(KEY, "null"))
         inputs = [str(entry["sha256"]) for entry in record["inputs"]]
-        given = record["weights"] if "weights" in record else _line(record["alpha"])
+        given = record["weights"] if "weights" in record else _weights_on_line(record["alpha"])
         known = dict(zip(inputs, map(float, given), strict=True))
     except (ValueError, TypeError, KeyError):  # written by others, or not at all
         return equal
     return tuple(known[d] for d in digests) if set(digests) == known.keys() else equal
 
 
-def _line(alpha: float) -> tuple[float, float]:
+def _weights_on_line(alpha: float) -> tuple[float, float]:
     return 1 - alpha, alpha

@@ -71,10 +71,10 @@ def init(
 
         rebasin spec init model.safetensors > my.yaml
     """
-    return PrintedText("spec init", lambda: _drafted(named_path(model), selection))
+    return PrintedText("spec init", lambda: _draft_lines(named_path(model), selection))
 
 
-def _drafted(path: Path, selection: Selection) -> Iterator[str]:
+def _draft_lines(path: Path, selection: Selection) -> Iterator[str]:
     from rebasin_cli.checkpoint.reader import open_checkpoint
     from rebasin_cli.files.inputs import reading_of
     from rebasin_cli.spec.compression.draft import draft

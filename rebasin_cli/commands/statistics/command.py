@@ -15,7 +15,7 @@ from rebasin_cli.options.output import PLACING, Output
 from rebasin_cli.options.parameters import options_of, with_options
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import READING, Selection
-from rebasin_cli.options.tracing import Tracing, planned_by
+from rebasin_cli.options.tracing import Tracing, tracing_plan
 from rebasin_cli.presentation.work import Work
 
 
@@ -53,5 +53,5 @@ def statistics(request: StatisticsRequest) -> Work:
     from rebasin_cli.commands.statistics.report import PRESENTERS
     from rebasin_cli.commands.statistics.run import run_statistics
 
-    plan = planned_by(plan_statistics, request, data=request.data.own)
+    plan = tracing_plan(plan_statistics, request, data=request.data.own)
     return Work("statistics", request.display, plan, run_statistics, PRESENTERS)

@@ -8,7 +8,7 @@ from time import perf_counter
 from torch import Tensor
 
 from rebasin_cli.activations.layer_places import UnitPlaces, unit_places
-from rebasin_cli.activations.layer_statistics import flat
+from rebasin_cli.activations.layer_statistics import layer_tensors
 from rebasin_cli.activations.measured_model import MeasuredModel, model_digest
 from rebasin_cli.activations.measuring import layer_statistics
 from rebasin_cli.activations.observe import check_unit_room, units_on
@@ -55,12 +55,12 @@ def run_statistics(plan: StatisticsPlan, progress: Progress) -> Iterator[LeftAsI
         samples=max((one.count for one in units), default=0),
         groups={name: size for name, size in free.items() if name in told},
         unseen=tuple(name for name in free if name not in told),
-        written=_written(plan, units, flat(layers), places),
+        written=_write_statistics(plan, units, layer_tensors(layers), places),
         seconds=perf_counter() - began,
     )
 
 
-def _written(
+def _write_statistics(
     plan: StatisticsPlan,
     units: Sequence[UnitMoments],
     layers: Mapping[str, Tensor],

@@ -18,7 +18,7 @@ from rebasin_cli.commands.transport.command import TransportRequest
 from rebasin_cli.commands.transport.held_out import learned_batches
 from rebasin_cli.commands.transport.tensor_fates import TensorFates
 from rebasin_cli.commands.transport.transported import CarriedFrame
-from rebasin_cli.commands.transport.way import Brought, SearchedWay, ThreeModels
+from rebasin_cli.commands.transport.way import CarriedModels, SearchedWay, ThreeModels
 from rebasin_cli.errors import Problem, SpecError
 from rebasin_cli.files.part_sources import finite_model
 from rebasin_cli.files.provenance import basin_of
@@ -84,7 +84,7 @@ class PermutationWay(SearchedWay):
     def describe(self) -> dict[str, Any]:
         return describe_matching(self.problem.choice, self.machine)
 
-    def bring(self, progress: Progress) -> Brought:
+    def bring(self, progress: Progress) -> CarriedModels:
         """Return the three models in the order of the target's units.
 
         Raises PermutationError where the origin would compute something else in that order.
@@ -93,7 +93,7 @@ class PermutationWay(SearchedWay):
         moved = self._origin(found.matching)
         tuned = Permuted(finite_model(self.tuned, selection), self.tensors, found.permutations)
         frame = CarriedFrame(finite_model(self.target, selection), tuned, moved)
-        return Brought(frame, found.lines, found.fields, basin_of(self.target))
+        return CarriedModels(frame, found.lines, found.fields, basin_of(self.target))
 
     def match(self, progress: Progress) -> BasesMatching:
         """Return the order that brings the origin next to the target.

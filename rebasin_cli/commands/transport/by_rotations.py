@@ -15,7 +15,7 @@ from rebasin_cli.commands.transport.command import TransportRequest
 from rebasin_cli.commands.transport.held_out import learned_batches
 from rebasin_cli.commands.transport.tensor_fates import TensorFates, refuse_replaced
 from rebasin_cli.commands.transport.transported import CarriedFrame
-from rebasin_cli.commands.transport.way import Brought, SearchedWay, ThreeModels
+from rebasin_cli.commands.transport.way import CarriedModels, SearchedWay, ThreeModels
 from rebasin_cli.files.part_sources import finite_model
 from rebasin_cli.files.provenance import folded_basin
 from rebasin_cli.folding.folded_models import check_tied, fold_model, measure_function
@@ -56,7 +56,7 @@ class RotationWay(SearchedWay):
     def describe(self) -> dict[str, Any]:
         return {"spec": self.spec, **self.problem.describe()}
 
-    def bring(self, progress: Progress) -> Brought:
+    def bring(self, progress: Progress) -> CarriedModels:
         """Return the three models folded, two of them rotated next to the target.
 
         Raises PermutationError where a function would not stay.
@@ -81,10 +81,10 @@ class RotationWay(SearchedWay):
             **agreement_fields(function),
         }
         lines = (*self._lines(found, norms), *([agreement_text(function)] if function else []))
-        return Brought(frame, lines, fields, folded_basin(self.target), facts=problem.facts)
+        return CarriedModels(frame, lines, fields, folded_basin(self.target), facts=problem.facts)
 
     def _lines(self, found: MapMatching, norms: int) -> tuple[str, ...]:
-        """Return what is told of the maps, and of the form of the result."""
+        """Return the report's lines on the maps and on the form of the result."""
         classes = count_classes(self.problem.folding.classes).items()
         heads = ", ".join(map(repr, sorted(self.heads)))
         apart = (f"its own now, {heads}: tie_word_embeddings must be false",) if heads else ()

@@ -24,7 +24,7 @@ from rebasin_cli.options.parameters import (
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import ALIGNING, Selection
 from rebasin_cli.options.symmetry_option import tie_option
-from rebasin_cli.options.tracing import PANEL, Tracing, planned_by
+from rebasin_cli.options.tracing import PANEL, Tracing, tracing_plan
 from rebasin_cli.presentation.work import Work
 
 PERMUTATION = "permutation"  # the map that is exact
@@ -149,5 +149,5 @@ def transport(request: TransportRequest) -> Work:
     from rebasin_cli.commands.transport.report import PRESENTERS
     from rebasin_cli.commands.transport.run import run_transport
 
-    plan = planned_by(plan_transport, request, data=request.data.own)
+    plan = tracing_plan(plan_transport, request, data=request.data.own)
     return Work("transport", request.display, plan, run_transport, PRESENTERS)

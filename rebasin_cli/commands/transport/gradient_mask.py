@@ -51,9 +51,10 @@ def _add_slope(model: nn.Module, batch: Batch, name: str) -> None:
 
 
 def mask_frame(frame: CarriedFrame, fates: TensorFates, slopes: dict[str, Tensor]) -> CarriedFrame:
-    """Return a frame of which those coordinates count whose sign is that of minus the slope.
+    """Return a frame whose difference keeps only coordinates that go against the slope in sign.
 
-    Of a complex tensor real and imaginary parts are coordinates. What has no slope counts whole.
+    Real and imaginary parts of complex tensors are separate coordinates. Tensors without a slope
+    are kept whole.
     """
     kept = {
         name: _agrees(frame.tuned.load(name), frame.origin.load(name), slopes[name])

@@ -13,7 +13,7 @@ from rebasin_cli.network.data_split import DataSplit
 HELD_OUT = 0.5  # of the batches, where a scale is chosen on them, or models are judged
 
 
-def learns(request: TransportRequest) -> bool:
+def learns_from_data(request: TransportRequest) -> bool:
     """Return whether something of the data gets into what is carried, its scale aside."""
     return request.masked or request.map == LAYERWISE or request.search.method == ACTIVATIONS
 
@@ -27,7 +27,7 @@ def split_for(request: TransportRequest, batches: Batches) -> DataSplit | None:
     split = DataSplit(batches, HELD_OUT)
     if request.scale is None:
         return split
-    if not learns(request) or request.data.evaluate is not None:
+    if not learns_from_data(request) or request.data.evaluate is not None:
         return None
     first = list(islice(batches, 2))
     return split if len(first) == 2 and is_labelled(first[0]) else None

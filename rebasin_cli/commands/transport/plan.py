@@ -26,7 +26,7 @@ from rebasin_cli.commands.transport.way import ThreeModels, TransportWay
 from rebasin_cli.errors import UsageError, look_up
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import describe_inputs, open_models
-from rebasin_cli.files.output_names import ending, output_file
+from rebasin_cli.files.output_names import output_file, result_ending
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.folding.tied_heads import untied_network
 from rebasin_cli.network.network import plan_network, plan_user_code
@@ -130,7 +130,7 @@ def _place(way: TransportWay, request: TransportRequest) -> Target:
     output, word, target = request.output, WORDS[request.form], way.target
     path = way.tuned.path.absolute()
     stem = path.name if way.tuned.path.is_dir() else name_without_ending(path)
-    out = output_file(output, f"{stem}.{word}", ending(target, output))
+    out = output_file(output, f"{stem}.{word}", result_ending(target, output))
     out = out if output.path else way.tuned.path.parent / out
     return plan_target(
         out,

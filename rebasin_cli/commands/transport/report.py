@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rebasin_cli.commands.transport.command import ADAPTER, DELTA
-from rebasin_cli.commands.transport.run import Carriage
+from rebasin_cli.commands.transport.run import CarriedDifference
 from rebasin_cli.commands.transport.scored_models import ScoredModel
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.presentation.written import card_lines
@@ -24,7 +24,7 @@ JUDGED_ON = {
 }
 
 
-def carriage_text(outcome: Carriage) -> str:
+def carriage_text(outcome: CarriedDifference) -> str:
     """Return what was carried where, and how well the maps fit."""
     if outcome.form == ADAPTER:
         head = f"{outcome.tuned}, an adapter of {outcome.origin}, now one of {outcome.target}"
@@ -65,7 +65,7 @@ def _label(one: ScoredModel) -> str:
     return f"{LABELS[one.name]}{times}"
 
 
-def _carriage_fields(outcome: Carriage) -> dict[str, Any]:
+def _carriage_fields(outcome: CarriedDifference) -> dict[str, Any]:
     return {
         "tuned": str(outcome.tuned),
         "from": str(outcome.origin),
@@ -83,7 +83,7 @@ def _carriage_fields(outcome: Carriage) -> dict[str, Any]:
 
 
 PRESENTERS: Presenters = {
-    Carriage: Presenter(
+    CarriedDifference: Presenter(
         fields=_carriage_fields, summary=carriage_text, written=lambda outcome: outcome.written
     )
 }

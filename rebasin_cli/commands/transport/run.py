@@ -13,11 +13,16 @@ from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.transport.by_adapter import AdapterPlan
 from rebasin_cli.commands.transport.command import ADAPTER, DELTA, PERMUTATION
 from rebasin_cli.commands.transport.gradient_mask import kept_share, mask_frame, slopes_of
-from rebasin_cli.commands.transport.held_out import HELD_OUT, learned_batches, learns, split_for
+from rebasin_cli.commands.transport.held_out import (
+    HELD_OUT,
+    learned_batches,
+    learns_from_data,
+    split_for,
+)
 from rebasin_cli.commands.transport.plan import TransportPlan
 from rebasin_cli.commands.transport.scored_models import Contender, ScoredModel, score_models
 from rebasin_cli.commands.transport.transported import CarriedFrame, DeltaOf, Transported
-from rebasin_cli.commands.transport.way import Brought
+from rebasin_cli.commands.transport.way import CarriedModels
 from rebasin_cli.files.part_sources import finite_model
 from rebasin_cli.files.provenance import provenance
 from rebasin_cli.files.write import Result
@@ -29,11 +34,12 @@ from rebasin_cli.progress import Progress
 
 
 @dataclass(frozen=True)
-class Carriage:
-    """A difference that was carried. lines, fields: what is told of the maps, see `Brought`.
+class CarriedDifference:
+    """A difference that was carried to another model.
 
-    scores: of the models before and after, if they were judged; apart: on batches of which neither
-    a map nor a mask knows anything. None: they were not, or nothing was learned from data.
+    lines, fields: what is reported of the maps, see `CarriedModels`. scores: of the models before
+    and after, if they were judged. apart: whether they were judged on batches that no map and no
+    mask was learned from; None: they were not judged, or nothing was learned from data.
     """
 
     tuned: Path
@@ -54,7 +60,7 @@ class Carriage:
 
 def run_transport(
     plan: TransportPlan | AdapterPlan, progress: Progress
-) -> Iterator[LeftAsIs | Carriage]:
+) -> Iterator[LeftAsIs | CarriedDifference]:
     """Yield the target with the difference added, or the difference in its frame."""
     if plan.place.place.skip:
         yield LeftAsIs(plan.place.path, "exists")
@@ -65,12 +71,12 @@ def run_transport(
     began, request = perf_counter(), plan.request
     brought = plan.way.bring(progress)
     if request.masked:
-        brought = _masked(plan, brought, progress)
+        brought = _mask_difference(plan, brought, progress)
     scale = _scale(plan, brought.frame)
     judging = _judging(plan)
     scores = tuple(_scores(plan, judging, brought.frame, scale, progress))
     written = _write(plan, brought, scale, progress)
-    yield Carriage(
+    yield CarriedDifference(
         tuned=plan.way.tuned.path,
         origin=plan.way.origin.path,
         target=plan.way.target.path,
@@ -88,14 +94,14 @@ def run_transport(
     )
 
 
-def _carried_adapter(plan: AdapterPlan, progress: Progress) -> Carriage:
+def _carried_adapter(plan: AdapterPlan, progress: Progress) -> CarriedDifference:
     began, way = perf_counter(), plan.way
     found = way.match(progress)
     inputs = (plan.adapter, way.origin, way.target)
     facts = provenance("transport", inputs, basin=None, spec=way.spec, map=PERMUTATION)
     progress(f"writing {plan.place.path.name}", 0, 0)
     result = Result(plan.moved(found.matching), plan.adapter, facts)
-    return Carriage(
+    return CarriedDifference(
         tuned=plan.adapter.path,
         origin=way.origin.path,
         target=way.target.path,
@@ -112,7 +118,9 @@ def _carried_adapter(plan: AdapterPlan, progress: Progress) -> Carriage:
     )
 
 
-def _masked(plan: TransportPlan, brought: Brought, progress: Progress) -> Brought:
+def _mask_difference(
+    plan: TransportPlan, brought: CarriedModels, progress: Progress
+) -> CarriedModels:
     """Return a difference of which only that counts which lowers the target's own loss."""
     bench = plan.judged
     batches = learned_batches(plan.request, batches_of(bench.code, bench.machine))
@@ -140,7 +148,11 @@ def _scale(plan: TransportPlan, frame: CarriedFrame) -> float:
 
 def _is_shared(plan: TransportPlan) -> bool:
     """Return whether models are judged on data that something is learned from too."""
-    return learns(plan.request) and plan.bench is not None and plan.bench.code.evaluate is None
+    return (
+        learns_from_data(plan.request)
+        and plan.bench is not None
+        and plan.bench.code.evaluate is None
+    )
 
 
 def _judging(plan: TransportPlan) -> Batches | None:
@@ -159,9 +171,9 @@ def _scores(
     scale: float,
     progress: Progress,
 ) -> Iterator[ScoredModel]:
-    """Yield what the models before and after are worth, if something says it.
+    """Yield the scores of the models before and after, if there is code to judge them.
 
-    The difference as it is, in no frame, is judged where there is such a thing.
+    Where the shapes allow it, adding the difference without any map is judged too.
     """
     if plan.bench is None or not plan.bench.can_judge(frame.target):
         return
@@ -177,7 +189,9 @@ def _scores(
     yield from score_models(bench, contenders, plan.fates, way.tuned, progress)
 
 
-def _write(plan: TransportPlan, brought: Brought, scale: float, progress: Progress) -> Written:
+def _write(
+    plan: TransportPlan, brought: CarriedModels, scale: float, progress: Progress
+) -> Written:
     request, target = plan.request, plan.way.target
     inputs = (plan.way.tuned, plan.way.origin, target)
     alone = request.form == DELTA

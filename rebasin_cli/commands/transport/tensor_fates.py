@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import CheckpointError, UsageError
 from rebasin_cli.files.difference import difference_of, label_names, shape_text
-from rebasin_cli.merging.whole import number_kind
+from rebasin_cli.merging.whole_numbers import number_kind
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.tensors import TensorInfo, infos
 

@@ -21,8 +21,8 @@ ThreeModels = tuple[Checkpoint, Checkpoint, Checkpoint]
 
 
 @dataclass(frozen=True)
-class Brought:
-    """Models in one frame, and what is to be told of how they came there.
+class CarriedModels:
+    """Models in one frame, and what is reported of the maps that brought them there.
 
     lines: for people. fields: of the event. facts: of the provenance. basin: in which the result
     lies; None: in none that is known. unmapped: tensors with a difference that no map tells of.
@@ -66,7 +66,7 @@ class TransportWay(Protocol):
     def describe(self) -> dict[str, Any]:
         """Return what a plan says of it, as JSON values."""
 
-    def bring(self, progress: Progress) -> Brought:
+    def bring(self, progress: Progress) -> CarriedModels:
         """Return target, tuned and origin in one frame."""
 
 

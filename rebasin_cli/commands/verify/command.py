@@ -14,7 +14,7 @@ from rebasin_cli.options.parameters import argument, options_of, with_options
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import ALIGNING, Selection
 from rebasin_cli.options.symmetry_option import symmetry_option
-from rebasin_cli.options.tracing import Tracing, planned_by
+from rebasin_cli.options.tracing import Tracing, tracing_plan
 from rebasin_cli.presentation.presenter import Presenters
 from rebasin_cli.presentation.work import Work
 
@@ -57,7 +57,7 @@ def verify(request: VerifyRequest) -> Work:
         rebasin verify gpt/ rotated/ --symmetry orthogonal
     """
     plan, run, presenters = _way(request.symmetry)
-    return Work("verify", request.display, planned_by(plan, request), run, presenters)
+    return Work("verify", request.display, tracing_plan(plan, request), run, presenters)
 
 
 def _way(symmetry: str) -> tuple[Any, Any, Presenters]:

@@ -12,7 +12,7 @@ from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress
 from rebasin_cli.tensors import TensorSource
-from rebasin_cli.tensors.compare import relative_difference, same_bits, wide
+from rebasin_cli.tensors.compare import in_widest, relative_difference, same_bits
 
 
 def run_verify(plan: VerifyPlan, progress: Progress) -> Iterator[Verified]:
@@ -62,7 +62,7 @@ def _differences(plan: VerifyPlan, moved: TensorSource) -> dict[str, float]:
             continue
         a, b = plan.a.load(name), moved.load(name)
         if not same_bits(a, b):
-            found[name] = relative_difference(a, b, widen=wide)
+            found[name] = relative_difference(a, b, widen=in_widest)
     return found
 
 

@@ -13,7 +13,7 @@ from rebasin_cli.options.display import SHOWING, Display
 from rebasin_cli.options.output import FORMING, Output
 from rebasin_cli.options.parameters import argument, flags_in, options_of, with_options
 from rebasin_cli.options.selection import READING, Selection
-from rebasin_cli.options.tracing import Tracing, parse_arguments, planned_by
+from rebasin_cli.options.tracing import Tracing, parse_arguments, tracing_plan
 from rebasin_cli.options.values import in_tuple
 from rebasin_cli.presentation.work import Work
 
@@ -78,4 +78,4 @@ def widen(request: WidenRequest) -> Work:
     from rebasin_cli.commands.widen.report import PRESENTERS
     from rebasin_cli.commands.widen.run import run_widen
 
-    return Work("widen", request.display, planned_by(plan_widen, request), run_widen, PRESENTERS)
+    return Work("widen", request.display, tracing_plan(plan_widen, request), run_widen, PRESENTERS)

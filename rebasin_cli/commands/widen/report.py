@@ -44,10 +44,10 @@ def widen_summary(outcome: Widened) -> str:
         lines.append(f"  config.json has to say: {list_names(said, _SHOWN)}")
     if outcome.rounded:
         lines.append("  what is scaled was rounded to the dtype of the file, and is not exact")
-    return "\n".join([*lines, *(function_lines(outcome.function) or [_unproved(outcome)])])
+    return "\n".join([*lines, *(function_lines(outcome.function) or [_unproved_line(outcome)])])
 
 
-def _unproved(outcome: Widened) -> str:
+def _unproved_line(outcome: Widened) -> str:
     if outcome.growth.doubts:
         name, why = next(iter(outcome.growth.doubts.items()))
         return f"  not proved, nothing was run: {name}: {why}"

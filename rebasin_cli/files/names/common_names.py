@@ -42,12 +42,12 @@ def agree_on_names(models: Sequence[Checkpoint]) -> list[Checkpoint]:
     """Return the models under the names of the first, and tied pairs under both of theirs."""
     first, *others = models
     wanted = infos(first)
-    renamed = [first, *(m.renamed(renaming(wanted, infos(m)), {}) for m in others)]
+    renamed = [first, *(m.renamed(nearest_renaming(wanted, infos(m)), {}) for m in others)]
     ties = {pair for model in renamed for pair in model.ties.items()}
     return [model.renamed({}, _lent(model, ties)) for model in renamed]
 
 
-def renaming(wanted: Mapping[str, TensorInfo], found: Mapping[str, TensorInfo]) -> NameMap:
+def nearest_renaming(wanted: Mapping[str, TensorInfo], found: Mapping[str, TensorInfo]) -> NameMap:
     """Return the new names of tensors, as near to the wanted ones as a renaming can bring them.
 
     Nothing is renamed where that brings nothing, or where two renamings would do as well.
@@ -158,7 +158,7 @@ def _normal(name: str, found: Mapping[str, TensorInfo]) -> str:
 
 
 def _is_original(name: str, found: Mapping[str, TensorInfo]) -> bool:
-    """Return whether a tensor is all that a parametrization has, so that it is the weight."""
+    """Return whether a tensor is the only one of its parametrization, and so the weight itself."""
     inside = name.rpartition(".")[0] + "."
     shape = found[name].shape
     square = len(shape) > 1 and shape[0] == shape[1]

@@ -98,7 +98,7 @@ def bind_seen(
     raise failure
 
 
-def chains(view: View) -> bool:
+def may_be_chain(view: View) -> bool:
     """Return whether numbers at the start of a view's names may be the layers of a chain."""
     name, seen = next(iter(view.names.items()), ("", ""))
     if name == seen or not seen[:1].isdigit():

@@ -43,7 +43,7 @@ def tensors_entry(model: Checkpoint) -> dict[str, str]:
 
 
 def stored_model(file: Checkpoint, config: Mapping[str, Any]) -> StoredModel | None:
-    """Return the model that a permutation file tells of, None of a file that does not tell.
+    """Return the model that a permutation file was made for, None if the file does not describe it.
 
     Its tensors have names, shapes and dtypes, and no values. Raises PermutationError for an entry
     that is damaged.

@@ -20,11 +20,11 @@ from torch import Tensor
 from rebasin_cli.matching.assignment.enumerated_pairs import (
     ENUMERATED,
     TOGETHER,
-    added_up,
     direct_terms,
     group_sizes,
+    summed_products,
 )
-from rebasin_cli.matching.assignment.inside import Inside, among, in_place
+from rebasin_cli.matching.assignment.inside import PairOrders, among_pairs, in_place
 from rebasin_cli.matching.assignment.linear import assign_all
 from rebasin_cli.matching.problem.terms import Term, arrange
 from rebasin_cli.spec.binding.bound import BoundGroup
@@ -129,7 +129,9 @@ class _MeetingGroups:
             trial = {g: each[active] for g, each in known.items()}
             for g in (*self.groups[1:], self.groups[0]):
                 similar = self._similar(g, here, trial)
-                ties = dict(enumerate(trial[g])) if g in trial else among(here, kept.get(g, {}))
+                ties = (
+                    dict(enumerate(trial[g])) if g in trial else among_pairs(here, kept.get(g, {}))
+                )
                 trial[g] = assign_all(similar, ties)
             reached = self._worth(here, trial, similar)
             # nothing was reached at first: -inf + inf is no number, and beaten
@@ -198,7 +200,7 @@ class _MeetingGroups:
         return found
 
     def _made(self, group: str, terms: Sequence[Term]) -> Tensor:
-        return added_up(terms, (self.name, group), self.sizes).flatten(0, 1)
+        return summed_products(terms, (self.name, group), self.sizes).flatten(0, 1)
 
 
 def solve_ascending(
@@ -206,7 +208,7 @@ def solve_ascending(
     groups: Mapping[str, BoundGroup],
     current: OrdersInside,
     step: float,
-) -> Inside | None:
+) -> PairOrders | None:
     """Return good orders inside all pairs of units, None where `joint` has to go pair by pair.
 
     terms: all have the group of the units as their first dimension. At most two groups meet in one,
@@ -229,7 +231,7 @@ def solve_ascending(
         worth, orders = _MeetingGroups(name, ordered, own, sizes, step).best(current)
         value += worth
         index.update(orders)
-    return Inside(
+    return PairOrders(
         value.reshape(count, count),
         {g: each.reshape(count, count, -1) for g, each in index.items()},
     )

@@ -27,7 +27,7 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.assignment.inside import Inside, among, in_place
+from rebasin_cli.matching.assignment.inside import PairOrders, among_pairs, in_place
 from rebasin_cli.matching.assignment.linear import assign_all
 from rebasin_cli.matching.problem.terms import Term
 from rebasin_cli.spec.binding.bound import BoundGroup
@@ -62,7 +62,7 @@ class _UnitPairs:
     alone: Tensor
     met: Mapping[str, _Crossed]
 
-    def best(self, current: Mapping[str, Tensor], step: float) -> Inside:
+    def best(self, current: Mapping[str, Tensor], step: float) -> PairOrders:
         """Return the best orders inside each pair; a tie goes to those in place."""
         size, count = len(self.alone), len(self.alone) ** 2
         value = torch.full((count,), -torch.inf, dtype=torch.float64)
@@ -74,7 +74,7 @@ class _UnitPairs:
             value[better] = worth
             for g, each in found.items():
                 index[g][better] = each
-        return Inside(
+        return PairOrders(
             value.reshape(size, size),
             {g: each.reshape(size, size, -1) for g, each in index.items()},
         )
@@ -82,7 +82,7 @@ class _UnitPairs:
     def _rise(
         self, pairs: Tensor, orders: Tensor, reached: Tensor, current: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return the pairs in which an order is worth more than was reached, its worth, indices."""
+        """Return the pairs for which an order beats what was reached, its value, and indices."""
         worth, similar = self._alone(pairs, orders), self._similar(pairs, orders)
         # No assignment is worth more than the best of each row: an order that cannot win by this
         # bound costs none. Nothing was reached at first: -inf + inf is no number, and beaten.
@@ -91,7 +91,7 @@ class _UnitPairs:
         where, worth, found = pairs[hopeful], worth[hopeful], {self.small: orders[hopeful]}
         for g, values in similar.items():
             problems = values[hopeful]
-            found[g] = assign_all(problems, among(where, in_place(self.name, g, current)))
+            found[g] = assign_all(problems, among_pairs(where, in_place(self.name, g, current)))
             worth += problems.double().gather(2, found[g][:, :, None]).sum((1, 2))
         better = ~(worth <= reached[hopeful])
         return where[better], worth[better], {g: each[better] for g, each in found.items()}
@@ -117,7 +117,7 @@ def solve_enumerated(
     groups: Mapping[str, BoundGroup],
     current: Mapping[str, Tensor],
     step: float,
-) -> Inside | None:
+) -> PairOrders | None:
     """Return the best orders inside all pairs of units, None if they cannot be enumerated.
 
     terms: all have the group of the units as their first dimension. They can be enumerated where
@@ -133,9 +133,12 @@ def solve_enumerated(
     others = [group for group in inside if group != small]
     if not _enumerable(name, small, found, sizes):
         return None
-    alone = added_up(found, (name, small), sizes)
+    alone = summed_products(found, (name, small), sizes)
     met = {
-        g: _Crossed(added_up(found, (name, g), sizes), added_up(found, (name, small, g), sizes))
+        g: _Crossed(
+            summed_products(found, (name, g), sizes),
+            summed_products(found, (name, small, g), sizes),
+        )
         for g in others
     }
     return _UnitPairs(name, small, alone, met).best(current, step)
@@ -175,7 +178,9 @@ def all_orders(size: int) -> Iterator[Tensor]:
         yield from map(torch.tensor, permutations(range(size)))
 
 
-def added_up(terms: Sequence[Term], names: tuple[str, ...], sizes: Mapping[str, int]) -> Tensor:
+def summed_products(
+    terms: Sequence[Term], names: tuple[str, ...], sizes: Mapping[str, int]
+) -> Tensor:
     """Return the sum of the products of all terms of some groups, (n, n, *pairs of sizes)."""
     shape, count = [sizes[name] for name in names], len(names)
     total = torch.zeros(*shape, *shape, dtype=terms[0].dtype)

@@ -19,7 +19,7 @@ from rebasin_cli.matching.problem.similarity import Similarity
 
 
 @dataclass(frozen=True)
-class Inside:
+class PairOrders:
     """The best orders inside every pair of units: reference unit i, other unit j.
 
     values: (n, n) float64. index: by group inside, (n, n, k).
@@ -44,7 +44,7 @@ def one_level(votes: Sequence[object]) -> list[Similarity]:
 
 def solve_inside(
     name: str, similarities: Sequence[Similarity], current: Mapping[str, Tensor]
-) -> Inside:
+) -> PairOrders:
     """Solve all groups inside the units of a group, one assignment for each pair of units.
 
     current: the indices in place, which are kept where they are worth as much.
@@ -62,7 +62,7 @@ def solve_inside(
         worth = problems.cpu().double().gather(2, found[:, :, None]).sum((1, 2))
         total += worth.reshape(size, size)
         index[group] = found.reshape(size, size, inner)
-    return Inside(total, index)
+    return PairOrders(total, index)
 
 
 def in_place(name: str, group: str, current: Mapping[str, Tensor]) -> dict[int, Tensor]:
@@ -77,6 +77,6 @@ def in_place(name: str, group: str, current: Mapping[str, Tensor]) -> dict[int, 
     return {size * i + j: current[group][i] for i, j in pairs}
 
 
-def among(pairs: Tensor, found: Mapping[int, Tensor]) -> dict[int, Tensor]:
+def among_pairs(pairs: Tensor, found: Mapping[int, Tensor]) -> dict[int, Tensor]:
     """Return what is found of some of the pairs, by the number among them."""
     return {k: found[pair] for k, pair in enumerate(pairs.tolist()) if pair in found}

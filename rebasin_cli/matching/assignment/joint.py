@@ -32,7 +32,7 @@ from torch import Tensor
 
 from rebasin_cli.matching.assignment.ascended_pairs import solve_ascending
 from rebasin_cli.matching.assignment.enumerated_pairs import all_orders, solve_enumerated
-from rebasin_cli.matching.assignment.inside import Inside, one_level, solve_inside
+from rebasin_cli.matching.assignment.inside import PairOrders, one_level, solve_inside
 from rebasin_cli.matching.assignment.linear import assign
 from rebasin_cli.matching.problem.similarity import Similarity
 from rebasin_cli.matching.problem.terms import Term
@@ -112,7 +112,7 @@ def solve_family(name: str, votes: Votes, level: Level) -> Solution:
     return Solution(_trace(values, index), {name: index, **inside})
 
 
-def _inside(name: str, nested: Votes, level: Level) -> Inside | None:
+def _inside(name: str, nested: Votes, level: Level) -> PairOrders | None:
     """Return the best orders inside all pairs of units, if they can be found together."""
     similarities = one_level(nested)
     if similarities:

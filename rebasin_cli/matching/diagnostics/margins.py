@@ -21,7 +21,7 @@ from rebasin_cli.matching.diagnostics.unit_figures import (
 )
 from rebasin_cli.matching.problem.result import Margin
 from rebasin_cli.matching.problem.similarity import Similarity
-from rebasin_cli.matching.problem.similarity_cache import SimilarityCache, dense
+from rebasin_cli.matching.problem.similarity_cache import SimilarityCache, is_dense
 from rebasin_cli.permutation import Permutations, gather
 from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
@@ -56,7 +56,7 @@ def measure_margins(
         if group.name not in units or group.name in outer or group.fixed or group.size < 2:
             continue
         family = cache.families.get(group.root) if cache else None
-        if cache and family and dense(family, bound.groups):
+        if cache and family and is_dense(family, bound.groups):
             orders = {chain.groups: chain.order(permutations) for chain in family.chains()}
             similarities = cache.similarities(family, permutations)
             rows = _KeptSimilarity(group, similarities, orders).rows
@@ -119,7 +119,7 @@ class _KeptSimilarity:
         return total
 
     def _inside(self, similarity: Similarity, order: Tensor, start: int, stop: int) -> Tensor:
-        """Sum over all that is inside a unit, which does not move, of what pairs of it are worth.
+        """Return the similarities of pairs of units, summed over the dimensions inside them.
 
         S[i, a, r, i, b, r] with partners in each other's place: parents i, units a and b.
         """

@@ -15,7 +15,7 @@ from math import lgamma, prod, sqrt
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.problem.inner_products import AT_ONCE, IN_CACHE
+from rebasin_cli.matching.problem.inner_products import AT_ONCE
 from rebasin_cli.matching.problem.measure import Measured, Sums, compare_block, measure
 from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.matching.problem.shared_work import INLINE
@@ -24,6 +24,7 @@ from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor
+from rebasin_cli.tensors.ranges import IN_CACHE
 
 ROUNDING = 1e-9  # of sums in float64 whose terms come in another order, with room to spare
 
@@ -158,7 +159,7 @@ class _Tally:
         self._found: dict[int, _BlockSums] = {}
 
     def compare(self, block: Block, a: Tensor, b: Tensor, moved: Tensor) -> Sums:
-        """Take what a block says of its units, and return what it says as a whole."""
+        """Add a block to the figures of its units, and return its sums as a whole."""
         if not (block.numel and any(block.groups)):
             return compare_block(a, b, moved)
         self._found[id(block)] = found = _summed(group_dims(block, self._bound.groups), a, b, moved)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.matching.problem.inner_products import square
-from rebasin_cli.matching.problem.measure import constant
+from rebasin_cli.matching.problem.measure import constant_tensors
 from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.permutation import Permutation, Permutations, compose, identity, inverse
 from rebasin_cli.permuted import Permuted
@@ -28,12 +28,12 @@ Recall = Callable[[Callable[[], Permutations]], Permutations]
 """What returns the permutations that the next match finds; they may be known from before."""
 
 
-def at_once(match: Callable[[], Permutations]) -> Permutations:
+def match_anew(match: Callable[[], Permutations]) -> Permutations:
     return match()
 
 
 @dataclass(frozen=True)
-class Request:
+class ManyRequest:
     """Models to bring into the frame of `sources[reference]`, and how to search.
 
     recall: asked for every match, one after another, always in the same order. sync_method: how
@@ -47,7 +47,7 @@ class Request:
     movable: frozenset[str] | None
     labels: Sequence[str]
     progress: Progress
-    recall: Recall = at_once
+    recall: Recall = match_anew
     sync_method: str = "spectral"
 
     def permuted(self, which: int, permutations: Permutations) -> Permuted:
@@ -108,14 +108,14 @@ class Alignment:
         return replace(self, permutations=tuple(compose(p, home) for p in self.permutations))
 
 
-class Total:
+class ModelSum:
     """The sum of aligned models over the voting tensors, kept up to date as models move.
 
     Restarts are those of the whole ascent, not of the matches within it: the first ascent is
     then the same with and without them, and more of them never make the result worse.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: ManyRequest) -> None:
         self._request = replace(request, settings=replace(request.settings, restarts=0))
         first = request.sources[request.reference]
         self._sum = {
@@ -145,7 +145,7 @@ class Total:
         return found
 
 
-def pair_objective(request: Request, permutations: Sequence[Permutations]) -> float:
+def pair_objective(request: ManyRequest, permutations: Sequence[Permutations]) -> float:
     """Return the sum over pairs of models of their inner product, one tensor at a time.
 
     Equal to (|S|^2 - sum |W|^2) / 2 with S the sum of the permuted models W. Voting tensors.
@@ -161,11 +161,11 @@ def pair_objective(request: Request, permutations: Sequence[Permutations]) -> fl
     return value
 
 
-def voting_names(request: Request) -> list[str]:
+def voting_names(request: ManyRequest) -> list[str]:
     """Return the names of the tensors that count in the objective, the constant part included."""
     bound = request.bound
     named = [name for tensor in bound.tensors if tensor.votes for name in tensor.members]
-    return [*named, *constant(bound, request.sources[0])]
+    return [*named, *constant_tensors(bound, request.sources[0])]
 
 
 def _wide(tensor: Tensor) -> Tensor:

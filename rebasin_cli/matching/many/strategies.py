@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-from rebasin_cli.matching.many.match_many import Alignment, Request, Total, pair_objective
+from rebasin_cli.matching.many.match_many import Alignment, ManyRequest, ModelSum, pair_objective
 from rebasin_cli.matching.many.sweeps import synchronise_in_sweeps
 from rebasin_cli.matching.many.synchronisation import synchronise
 from rebasin_cli.matching.problem.device_tensors import load_models
@@ -25,12 +25,12 @@ from rebasin_cli.permutation import Permutations
 ROUNDS = 100  # as published; merges of real networks settle within ten
 
 
-def none(request: Request) -> Alignment:
+def none(request: ManyRequest) -> Alignment:
     """Leave every model as it is."""
     return Alignment(tuple(request.still() for _ in request.sources))
 
 
-def star(request: Request) -> Alignment:
+def star(request: ManyRequest) -> Alignment:
     """Align each model to the reference alone."""
     still, reference = request.still(), request.reference
     found = (
@@ -40,7 +40,7 @@ def star(request: Request) -> Alignment:
     return Alignment(tuple(found), rounds=1)
 
 
-def many(request: Request) -> Alignment:
+def many(request: ManyRequest) -> Alignment:
     """Align each model to the sum of all others, in turn, until no model moves.
 
     Source: MergeMany, Ainsworth, Hayase, Srinivasa 2023, Algorithm 3. Deviations: (1) the
@@ -57,7 +57,7 @@ def many(request: Request) -> Alignment:
     return best.at_home(request.reference)
 
 
-def universe(request: Request) -> Alignment:
+def universe(request: ManyRequest) -> Alignment:
     """Walk with all models at once through the polytope of soft permutations, then ascend.
 
     Source: C2M3, Crisostomi et al. 2024 (arXiv 2405.17897). Deviations: see `frank_wolfe`; the
@@ -69,9 +69,9 @@ def universe(request: Request) -> Alignment:
     return _better(request, many(request), found).at_home(request.reference)
 
 
-def _from_joined(request: Request) -> Alignment:
+def _from_joined(request: ManyRequest) -> Alignment:
     """Match each model to the sum of the reference and those before it, then ascend."""
-    total, permutations = Total(request), list(none(request).permutations)
+    total, permutations = ModelSum(request), list(none(request).permutations)
     total.add(request.reference, permutations[request.reference])
     others = [which for which in range(len(permutations)) if which != request.reference]
     for which in others:
@@ -81,12 +81,12 @@ def _from_joined(request: Request) -> Alignment:
     return _ascent(request, joined, _after_move(others[-1], joined) if others else ())
 
 
-def _ascent(request: Request, start: Alignment, waiting: Iterable[int]) -> Alignment:
+def _ascent(request: ManyRequest, start: Alignment, waiting: Iterable[int]) -> Alignment:
     """Match models to the sum of all others, in rounds of random order, until none moves.
 
     waiting: those that may not be at their best yet, the others in their places.
     """
-    total, permutations = Total(request), list(start.permutations)
+    total, permutations = ModelSum(request), list(start.permutations)
     for which, own in enumerate(permutations):
         total.add(which, own)
     left, rounds = set(waiting), start.rounds
@@ -113,7 +113,7 @@ def _after_move(moved: int, alignment: Alignment) -> set[int]:
     return set(range(count)) - {moved} if count > 2 else set()
 
 
-def _better(request: Request, best: Alignment, found: Alignment) -> Alignment:
+def _better(request: ManyRequest, best: Alignment, found: Alignment) -> Alignment:
     values = [pair_objective(request, each.permutations) for each in (best, found)]
     return found if values[1] > values[0] else best
 
@@ -122,7 +122,7 @@ def _equal(a: Permutations, b: Permutations) -> bool:
     return all(a[name] == b[name] for name in b)
 
 
-STRATEGIES: Mapping[str, Callable[[Request], Alignment]] = {
+STRATEGIES: Mapping[str, Callable[[ManyRequest], Alignment]] = {
     "many": many,
     "universe": universe,
     "star": star,
@@ -132,7 +132,7 @@ STRATEGIES: Mapping[str, Callable[[Request], Alignment]] = {
 }
 
 
-def walk_together(request: Request) -> tuple[Permutations, ...]:
+def walk_together(request: ManyRequest) -> tuple[Permutations, ...]:
     """Return the rounded end of a walk from the middle of all permutations, one a model.
 
     Families that are not relaxed are those of a match to the reference meanwhile.

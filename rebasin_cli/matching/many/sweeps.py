@@ -20,27 +20,27 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.many.match_many import Alignment, Request
+from rebasin_cli.matching.many.match_many import Alignment, ManyRequest
 from rebasin_cli.matching.many.synchronisation import ROUNDS, Reconciliation, synchronise
 from rebasin_cli.matching.problem.axis_chains import Chain
 from rebasin_cli.matching.problem.device_tensors import load_models
 from rebasin_cli.matching.problem.group_families import GroupFamily, families
 from rebasin_cli.matching.problem.settings import ORDERS
-from rebasin_cli.matching.problem.similarity_cache import SimilarityCache, dense
+from rebasin_cli.matching.problem.similarity_cache import SimilarityCache, is_dense
 from rebasin_cli.matching.problem.terms import Pair
 from rebasin_cli.matching.search.descent import TOLERANCE
 from rebasin_cli.matching.search.threads import threads
 from rebasin_cli.permutation import Permutations, compose, inverse
 
 
-def synchronise_in_sweeps(request: Request) -> Alignment:
+def synchronise_in_sweeps(request: ManyRequest) -> Alignment:
     """Return the synchronised permutations of all pairs, improved family by family.
 
     Families that are no nests keep those they began with.
     """
     start, settings = synchronise(request), request.settings
     moving, groups = families(request.bound, request.movable), request.bound.groups
-    solvable = {root: family for root, family in moving.items() if dense(family, groups)}
+    solvable = {root: family for root, family in moving.items() if is_dense(family, groups)}
     if not solvable or len(request.sources) < 2:
         return start
     with threads(settings, moving) as pool:
@@ -58,7 +58,7 @@ def synchronise_in_sweeps(request: Request) -> Alignment:
 
 
 def _similarities(
-    request: Request, solvable: Mapping[str, GroupFamily], pool: Executor
+    request: ManyRequest, solvable: Mapping[str, GroupFamily], pool: Executor
 ) -> dict[tuple[int, int], SimilarityCache]:
     """Return the similarities of every pair, in half of the memory; the models take the other."""
     half, groups = request.settings.max_memory // 2, request.bound.groups

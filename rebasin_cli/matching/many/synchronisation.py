@@ -24,11 +24,11 @@ from torch import Tensor
 
 from rebasin_cli.matching.assignment.joint import Level, solve_family
 from rebasin_cli.matching.many.factorisation import SYNC_METHODS
-from rebasin_cli.matching.many.match_many import Alignment, Request
+from rebasin_cli.matching.many.match_many import Alignment, ManyRequest
 from rebasin_cli.matching.problem.axis_chains import Chain
 from rebasin_cli.matching.problem.group_families import GroupFamily, families
 from rebasin_cli.matching.problem.similarity import Similarity
-from rebasin_cli.matching.problem.similarity_cache import dense
+from rebasin_cli.matching.problem.similarity_cache import is_dense
 from rebasin_cli.permutation import Permutation, Permutations, inverse
 from rebasin_cli.spec.binding.bound import BoundGroup
 
@@ -40,7 +40,7 @@ MatchWorth = Callable[[int, int, Chain], Tensor]
 """(a, b, chain), a < b -> (n, n): what each match of a unit of a (rows) and one of b is worth."""
 
 
-def synchronise(request: Request) -> Alignment:
+def synchronise(request: ManyRequest) -> Alignment:
     """Return permutations to the reference's frame that agree best with those of all pairs.
 
     Families that are no nests get those of the pairs with the reference, which agree by
@@ -53,13 +53,15 @@ def synchronise(request: Request) -> Alignment:
     found = [dict(permutations) for permutations in star]
     rounds = 0
     for family in moving.values():
-        if dense(family, groups):
+        if is_dense(family, groups):
             reconciliation = Reconciliation(family, groups, count, reference, match_worth(pairs))
             solved, taken = reconciliation.solved(star, request.sync_method)
             rounds = max(rounds, taken)
             for which, permutations in enumerate(solved):
                 found[which].update(permutations)
-    return Alignment(tuple(found), rounds, rounds < ROUNDS, torn(moving.values(), pairs, count))
+    return Alignment(
+        tuple(found), rounds, rounds < ROUNDS, share_torn(moving.values(), pairs, count)
+    )
 
 
 def match_worth(pairs: Pairs) -> MatchWorth:
@@ -75,7 +77,7 @@ def match_worth(pairs: Pairs) -> MatchWorth:
 
 @dataclass(frozen=True)
 class Reconciliation:
-    """One family, and what every match of its units between two models is worth."""
+    """One family of groups, and the worth of every match of its units between two models."""
 
     family: GroupFamily
     groups: Mapping[str, BoundGroup]
@@ -170,14 +172,14 @@ class Reconciliation:
         }
 
 
-def _to_reference(pairs: Pairs, which: int, reference: int, request: Request) -> Permutations:
+def _to_reference(pairs: Pairs, which: int, reference: int, request: ManyRequest) -> Permutations:
     """Return the permutations that the pair of a model with the reference was given."""
     if which == reference:
         return request.still()
     return pairs[reference, which] if which > reference else inverse(pairs[which, reference])
 
 
-def torn(moving: Iterable[GroupFamily], pairs: Pairs, count: int) -> float:
+def share_torn(moving: Iterable[GroupFamily], pairs: Pairs, count: int) -> float:
     """Return the share of units that do not come back from a way around three models.
 
     pairs: (a, b) -> the permutations that bring b into a's frame, a < b.

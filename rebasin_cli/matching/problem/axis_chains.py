@@ -76,7 +76,7 @@ class Site:
         return view.reshape(*(chain.size for chain in self.chains), -1)
 
 
-def site(tensor: BoundTensor, block: Block, groups: Mapping[str, BoundGroup]) -> Site:
+def site_of(tensor: BoundTensor, block: Block, groups: Mapping[str, BoundGroup]) -> Site:
     """Return a block with its chains."""
     chains = [
         Chain(
@@ -119,7 +119,7 @@ def _root_axis(
     return axis
 
 
-def front(array: Tensor, position: int) -> Tensor:
+def as_rows(array: Tensor, position: int) -> Tensor:
     """Return an array as a matrix with one of its dimensions in front: (n, everything else).
 
     Two arrays treated alike have their columns in the same order, whatever that is.
@@ -136,7 +136,7 @@ def reorder(array: Tensor, orders: Sequence[Tensor | None]) -> Tensor:
     return array
 
 
-def around(
+def chain_orders(
     chains: Sequence[Chain],
     orders: Mapping[tuple[str, ...], Tensor],
     *,

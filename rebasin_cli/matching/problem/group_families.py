@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from rebasin_cli.matching.problem.axis_chains import Chain, Site, roots_in, site
+from rebasin_cli.matching.problem.axis_chains import Chain, Site, roots_in, site_of
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.spec.binding.cut_blocks import without_groups
 
@@ -73,7 +73,7 @@ def families(bound: BoundSpec, movable: frozenset[str] | None = None) -> dict[st
     for tensor in bound.tensors:
         for whole in tensor.blocks if tensor.votes else ():
             block = without_groups(whole, idle) if idle else whole
-            here = site(tensor, block, bound.groups)
+            here = site_of(tensor, block, bound.groups)
             for root in roots_in(block, bound.groups):
                 sites[root].append(here)
     return {

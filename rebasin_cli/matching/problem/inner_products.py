@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.tensors.numbers import on_host
+from rebasin_cli.tensors.ranges import IN_CACHE
 
-IN_CACHE = 1 << 16  # elements widened at a time: half a megabyte, so that it is used while hot
-AT_ONCE = 1 << 24  # the same on a device, where every piece is a launch
+AT_ONCE = 1 << 24  # elements widened at a time on a device, where every piece is a launch
 
 
 def inner(a: Tensor, b: Tensor) -> float:

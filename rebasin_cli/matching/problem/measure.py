@@ -101,7 +101,7 @@ def measure(
             for each in (total, *(groups[g] for g in set(block.groups) if g)):
                 each.add(sums)
         done += len(some)
-    for name in constant(bound, other):
+    for name in constant_tensors(bound, other):
         a, b = in_reals(reference.load(name)), in_reals(other.load(name))
         total.add(compare_block(a, b, b))
     return Measured(
@@ -164,7 +164,7 @@ def compare_block(reference: Tensor, before: Tensor, after: Tensor) -> Sums:
     )
 
 
-def constant(bound: BoundSpec, source: TensorSource) -> list[str]:
+def constant_tensors(bound: BoundSpec, source: TensorSource) -> list[str]:
     """Return the floating tensors that no group moves and the spec does not mention."""
     return [
         name for name in bound.untouched if name not in bound.buffers and source.info(name).floating

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.assignment.joint import Votes
-from rebasin_cli.matching.problem.axis_chains import Site, around, front, reorder
+from rebasin_cli.matching.problem.axis_chains import Site, as_rows, chain_orders, reorder
 from rebasin_cli.matching.problem.group_families import GroupFamily
 from rebasin_cli.matching.problem.shared_work import add_product
 from rebasin_cli.matching.problem.similarity import Similarity
@@ -79,7 +79,7 @@ class SimilarityCache:
         Terms, contracted for one pair of parents at a time, where similarities are too large
         or two groups inside one parent meet.
         """
-        if dense(family, self._pair.groups):
+        if is_dense(family, self._pair.groups):
             return self.similarities(family, permutations)
         return list(self._pair.terms(family, permutations))
 
@@ -92,7 +92,7 @@ class SimilarityCache:
         there already. That is the true rise only where F is linear in the family; where it meets
         itself, S is a gradient, and the models are compared instead.
         """
-        if family.meets_itself or not dense(family, self._pair.groups):
+        if family.meets_itself or not is_dense(family, self._pair.groups):
             return self._pair.value(family, after) - self._pair.value(family, before)
         return sum(
             similarity.rise(chain.order(before), chain.order(after))
@@ -134,7 +134,7 @@ class SimilarityCache:
             groups: (order != state.orders[groups]).nonzero().flatten()
             for groups, order in orders.items()
         }
-        if work(family, moved) > ANEW * work(family):
+        if update_work(family, moved) > ANEW * update_work(family):
             del state
             return self._anew(family, orders)
         # A chain's own place is left out: its order is not in its similarity. The tensors of
@@ -160,11 +160,11 @@ class SimilarityCache:
 
     def _add_product(self, values: Tensor, site: Site, position: int, orders: Orders) -> None:
         """Add a site's share. On its own, so that its copies are gone before the next site's."""
-        around_it = around(site.chains, orders, position=position)
+        around_it = chain_orders(site.chains, orders, position=position)
 
         def operands(pair: Pair) -> tuple[Tensor, Tensor]:
             reference, other = pair.arrays(site)
-            return front(reference, position), front(_ordered(other, around_it), position)
+            return as_rows(reference, position), as_rows(_ordered(other, around_it), position)
 
         add_product(self._pair.pool, values, *with_room(self._near(values), operands))
 
@@ -186,7 +186,7 @@ class SimilarityCache:
         With two chains q and r moved, S(q', r') - S(q, r) is (S(q', r) - S(q, r)) + (S(q', r') -
         S(q', r)): `now` holds the orders that have been accounted for so far.
         """
-        before, after = (around(site.chains, each, position=position) for each in orders)
+        before, after = (chain_orders(site.chains, each, position=position) for each in orders)
         now = list(before)
         for k, chain in enumerate(site.chains):
             units = moved[chain.groups]
@@ -215,13 +215,13 @@ class _Step:
         """Return what a similarity changes by, as rows and columns of a product."""
         reference, other = pair.arrays(self.site)
         units, k = self.units.to(pair.device), self.chain
-        change = _taken(other, k, self.after, units)
+        change = _take_units(other, k, self.after, units)
         # Subtracted before the product and not after it: one product of small numbers,
         # whose rounding is that of what moved.
-        change -= _taken(other, k, self.now[k], units)
+        change -= _take_units(other, k, self.now[k], units)
         rest = [None if j == k else order for j, order in enumerate(self.now)]
-        rows = front(reference.index_select(k, units), self.position)
-        return rows, front(_ordered(change, rest), self.position)
+        rows = as_rows(reference.index_select(k, units), self.position)
+        return rows, as_rows(_ordered(change, rest), self.position)
 
 
 def _ordered(array: Tensor, orders: Sequence[Tensor | None]) -> Tensor:
@@ -229,7 +229,7 @@ def _ordered(array: Tensor, orders: Sequence[Tensor | None]) -> Tensor:
     return reorder(array, [None if o is None else o.to(array.device) for o in orders])
 
 
-def dense(family: GroupFamily, groups: Mapping[str, BoundGroup]) -> bool:
+def is_dense(family: GroupFamily, groups: Mapping[str, BoundGroup]) -> bool:
     """Return whether a family is matched on similarities of all pairs of units at once.
 
     Not where two groups are side by side in one parent, as in a chain (head, q, v): its best
@@ -255,7 +255,7 @@ def kept_words(families: Mapping[str, GroupFamily], words: int) -> dict[str, int
     return found
 
 
-def _taken(array: Tensor, position: int, order: Tensor | None, units: Tensor) -> Tensor:
+def _take_units(array: Tensor, position: int, order: Tensor | None, units: Tensor) -> Tensor:
     assert order is not None
     return array.index_select(position, order.to(array.device)[units])
 
@@ -267,7 +267,9 @@ def _places(family: GroupFamily) -> Iterator[tuple[Site, int]]:
             yield site, position
 
 
-def work(family: GroupFamily, moved: Mapping[tuple[str, ...], Tensor] | None = None) -> float:
+def update_work(
+    family: GroupFamily, moved: Mapping[tuple[str, ...], Tensor] | None = None
+) -> float:
     """Return the multiplications that an update takes; moved None: of making all anew.
 
     A site of numel = n k m values costs numel * n: every unit of n against every other.

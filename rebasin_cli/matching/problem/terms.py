@@ -205,7 +205,7 @@ class Pair:
         """
         for site in family.sites:
             for axes in occurrences(site.block.groups, family.root, self.groups):
-                yield with_room(self, partial(_arranged, site, axes, known))
+                yield with_room(self, partial(_arrange_site, site, axes, known))
 
 
 def _worth(
@@ -220,7 +220,7 @@ def _bound_of(a: Tensor, b: Tensor) -> float:
     return sqrt(square(a) * square(b))
 
 
-def _arranged(site: Site, axes: tuple[int, ...], known: Permutations, pair: Pair) -> Term:
+def _arrange_site(site: Site, axes: tuple[int, ...], known: Permutations, pair: Pair) -> Term:
     return arrange(*pair.views(site), site.block.groups, axes, known)
 
 

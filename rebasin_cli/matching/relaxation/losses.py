@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.problem.axis_chains import around, front, reorder
+from rebasin_cli.matching.problem.axis_chains import as_rows, chain_orders, reorder
 from rebasin_cli.matching.problem.group_families import GroupFamily
 from rebasin_cli.matching.problem.inner_products import inner, wide_pieces
 from rebasin_cli.matching.relaxation.polytope import Polytope
@@ -69,13 +69,15 @@ def at_vertex(polytope: Polytope, loss: Loss, vertex: Vertex) -> float:
     """Return the loss of the other model, its units reordered."""
     return sum(
         on_host(
-            loss.apart(field.arrays[0], reorder(field.arrays[1], around(field.chains, vertex)))
+            loss.apart(
+                field.arrays[0], reorder(field.arrays[1], chain_orders(field.chains, vertex))
+            )
             for field in polytope.fields
         )
     )
 
 
-def settle(
+def lower_loss(
     polytope: Polytope, loss: Loss, start: Permutations, visits: int
 ) -> tuple[dict[str, Permutation], bool]:
     """Lower the loss family by family until none can; return also whether that was reached.
@@ -109,9 +111,9 @@ def _improved(
     for field in polytope.fields:
         for k, chain in enumerate(field.chains):
             if chain.groups[0] == family.root:
-                rest = around(field.chains, orders, position=k)
-                there = front(reorder(field.arrays[1], rest), k)
-                costs = loss.costs(front(field.arrays[0], k), there)
+                rest = chain_orders(field.chains, orders, position=k)
+                there = as_rows(reorder(field.arrays[1], rest), k)
+                costs = loss.costs(as_rows(field.arrays[0], k), there)
                 values[chain.groups] = values.get(chain.groups, 0) - costs
     index = {name: p.index for name, p in now.items()}
     return replace(polytope, families=[family]).vertex(values, index)

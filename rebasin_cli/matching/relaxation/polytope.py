@@ -16,8 +16,14 @@ from rebasin_cli.matching.problem.axis_chains import Chain
 from rebasin_cli.matching.problem.device_tensors import DeviceTensors
 from rebasin_cli.matching.problem.group_families import GroupFamily, sites_of
 from rebasin_cli.matching.problem.similarity import Similarity
-from rebasin_cli.matching.problem.similarity_cache import dense
-from rebasin_cli.matching.relaxation.soft_fields import Field, GroupNames, Vertex, fields, middle
+from rebasin_cli.matching.problem.similarity_cache import is_dense
+from rebasin_cli.matching.relaxation.soft_fields import (
+    Field,
+    GroupNames,
+    Vertex,
+    mean_over_orders,
+    soft_fields,
+)
 from rebasin_cli.matching.relaxation.stacks import Matrices
 from rebasin_cli.permutation import Permutation, Permutations
 from rebasin_cli.spec.binding.bound import BoundGroup
@@ -61,7 +67,7 @@ class Polytope:
         for groups, chain in self.chains.items():
             rows = torch.eye(chain.size, dtype=like.dtype, device=like.device)
             if start is None:
-                rows = middle(rows, 0, chain, self.fixed)
+                rows = mean_over_orders(rows, 0, chain, self.fixed)
             else:
                 rows = rows.index_select(0, start[groups])
             found.by_chain[groups].copy_(rows)
@@ -159,18 +165,18 @@ def polytope(
     meanwhile: of each model; they hold for the families that are not relaxed, because they are
     too large or their groups too entangled.
     """
-    relaxed = {root: family for root, family in families.items() if dense(family, groups)}
+    relaxed = {root: family for root, family in families.items() if is_dense(family, groups)}
     sites = sites_of(families)
     chains = {chain.groups: chain for site in sites for chain in site.chains}
     still = [
         {key: chain.order(permutations) for key, chain in chains.items() if key[0] not in relaxed}
         for permutations in meanwhile
     ]
-    arrays = fields(models, sites, frozenset(relaxed), still)
+    arrays = soft_fields(models, sites, frozenset(relaxed), still)
     return Polytope(arrays, list(relaxed.values()), groups, pool)
 
 
-def words(families: Mapping[str, GroupFamily], models: int) -> int:
+def walk_words(families: Mapping[str, GroupFamily], models: int) -> int:
     """Return how many numbers a walk of some models beside a reference holds."""
     soft = sum(chain.size**2 for f in families.values() for chain in f.chains())
     arrays = sum(site.numel for site in sites_of(families))

@@ -40,7 +40,7 @@ LOOKS = 10  # steps from one rounding to the next: an assignment costs more than
 
 
 @dataclass(frozen=True)
-class Free:
+class ScoreMatrices:
     """The matrices behind the soft permutations of chains, by the groups from the root down.
 
     matrices: of groups with sizes a, b, c, the last inside the others: (a, a, b, b, c, c), rows
@@ -52,11 +52,13 @@ class Free:
 
     def soft(self, temperature: float) -> dict[GroupNames, Tensor]:
         """Return the doubly stochastic (N, N) matrix of every chain."""
-        made = {g: _normalised(m / temperature) for g, m in self.matrices.items()}
+        made = {g: _doubly_stochastic(m / temperature) for g, m in self.matrices.items()}
         return {groups: _product(chain, made) for groups, chain in self.chains.items()}
 
 
-def free(polytope: Polytope, start: Permutations | None, generator: torch.Generator) -> Free:
+def starting_scores(
+    polytope: Polytope, start: Permutations | None, generator: torch.Generator
+) -> ScoreMatrices:
     """Return matrices that begin at permutations; start None: in the middle of all."""
     like, matrices = polytope.fields[0].arrays[0], dict[GroupNames, Tensor]()
     for part in _beginnings(polytope):
@@ -67,14 +69,14 @@ def free(polytope: Polytope, start: Permutations | None, generator: torch.Genera
         if start is not None:
             values += CERTAIN * _vertex(part, start)
         matrices[part.groups] = values.to(like).requires_grad_()
-    return Free(polytope.chains, matrices)
+    return ScoreMatrices(polytope.chains, matrices)
 
 
 def improve(
     polytope: Polytope, loss: Loss, start: Permutations | None, seed: int
 ) -> dict[str, Permutation]:
     """Return the permutations of least loss that were met on the way down."""
-    here = free(polytope, start, torch.Generator().manual_seed(seed))
+    here = starting_scores(polytope, start, torch.Generator().manual_seed(seed))
     optimizer = torch.optim.AdamW(here.matrices.values(), lr=RATE)
     least, best, idle = float("inf"), dict[str, Permutation](), 0
     for step in range(STEPS + 1):
@@ -88,12 +90,12 @@ def improve(
             if least == 0 or idle == PATIENCE:
                 break
         optimizer.zero_grad()
-        torch.autograd.backward([softly(polytope.fields, loss, soft)])
+        torch.autograd.backward([soft_loss(polytope.fields, loss, soft)])
         optimizer.step()
     return best
 
 
-def softly(fields: Sequence[Field], loss: Loss, soft: Mapping[GroupNames, Tensor]) -> Tensor:
+def soft_loss(fields: Sequence[Field], loss: Loss, soft: Mapping[GroupNames, Tensor]) -> Tensor:
     """Return the loss of the other model under soft permutations, differentiable in them."""
     losses = []
     for field in fields:
@@ -140,7 +142,7 @@ class Normalised(torch.autograd.Function):
         return flow - soft * (rows + columns.mT)
 
 
-def _normalised(scores: Tensor) -> Tensor:
+def _doubly_stochastic(scores: Tensor) -> Tensor:
     apply: Callable[[Tensor], Tensor] = Normalised.apply
     return apply(scores)
 

@@ -50,7 +50,9 @@ class Softened:
     def towards(self, vertex: Vertex) -> dict[int, Mixture]:
         """Return each part on the segment to a vertex."""
         orders = [self.stack.order(k, vertex) for k in range(len(self.stack.chains))]
-        way = Way(self.stack, orders, {(chosen, 0): part for chosen, part in self.parts.items()})
+        way = VertexPath(
+            self.stack, orders, {(chosen, 0): part for chosen, part in self.parts.items()}
+        )
         return {
             chosen: [way.mixed(chosen, count) for count in range(size + 1)]
             for chosen in sorted(self.parts)
@@ -84,7 +86,7 @@ def soften(
 
 
 @dataclass(frozen=True)
-class Way:
+class VertexPath:
     """The way of a model to a vertex.
 
     orders: of the chains, at the vertex. moved: what is known of the parts with some chains

@@ -32,7 +32,7 @@ class Field:
         return (1 << len(self.chains)) - 1
 
 
-def fields(
+def soft_fields(
     models: Sequence[DeviceTensors],
     sites: Sequence[Site],
     relaxed: frozenset[str],
@@ -74,7 +74,7 @@ def _settled(site: Site, model: DeviceTensors, keep: Sequence[int], orders: Vert
     return array.permute(*keep, *rest).reshape(*(site.chains[k].size for k in keep), -1)
 
 
-def middle(array: Tensor, position: int, chain: Chain, fixed: frozenset[str]) -> Tensor:
+def mean_over_orders(array: Tensor, position: int, chain: Chain, fixed: frozenset[str]) -> Tensor:
     """Return the mean of an array over all orders of a chain along one of its dimensions.
 
     Every unit is in every place equally often, so each becomes the mean of all: over heads and

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.problem.axis_chains import Chain
-from rebasin_cli.matching.relaxation.soft_fields import Field, GroupNames, Vertex, middle
+from rebasin_cli.matching.relaxation.soft_fields import Field, GroupNames, Vertex, mean_over_orders
 
 SMALL = 1 << 12  # values of a field that are computed with in less time than a call takes
 FEW = 3  # fields of one form that a chain is in; in more of them it is common to a whole stack
@@ -116,7 +116,7 @@ class Stack:
 
     def middle(self, array: Tensor, position: int, fixed: frozenset[str]) -> Tensor:
         """Return the mean of an array over all orders of the chains at a position."""
-        return middle(array, position + 1, self.chains[position], fixed)
+        return mean_over_orders(array, position + 1, self.chains[position], fixed)
 
     def units(self, array: Tensor, position: int) -> Tensor:
         """Return the units at a position as rows, (n, ...) if their chain is common.
@@ -129,7 +129,7 @@ class Stack:
 
 
 def stack_fields(fields: Sequence[Field], fixed: frozenset[str]) -> list[Stack]:
-    """Return fields in stacks; one that is not small is alone. fixed: groups that stay.
+    """Return fields in stacks; a large field has a stack of its own. fixed: groups that stay.
 
     A chain in many fields of a form (a residual stream) is common to all fields of its stack. Any
     other is in one field of a stack at a position; the next field with it goes to another layer.
@@ -150,18 +150,18 @@ def stack_fields(fields: Sequence[Field], fixed: frozenset[str]) -> list[Stack]:
         layers.update(dict.fromkeys(own, layer + 1))
         small = field.arrays[0].numel() <= SMALL
         found.setdefault((form, hubs, layer) if small else number, []).append(field)
-    return [_joined(members) for members in found.values()]
+    return [_stack_of_fields(members) for members in found.values()]
 
 
 def _form(field: Field, fixed: frozenset[str]) -> object:
-    """Return what fields of a stack are alike in: shapes, and which groups of a nest stay."""
+    """Return a key that fields of one stack share: their shapes, and which groups are fixed."""
     chains = tuple(
         (chain.shape, tuple(name in fixed for name in chain.groups)) for chain in field.chains
     )
     return field.arrays[0].shape, chains
 
 
-def _joined(fields: Sequence[Field]) -> Stack:
+def _stack_of_fields(fields: Sequence[Field]) -> Stack:
     models = zip(*(field.arrays for field in fields), strict=True)
     return Stack(tuple(fields), tuple(_stack(arrays) for arrays in models))
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.problem.group_families import GroupFamily
-from rebasin_cli.matching.problem.similarity_cache import SimilarityCache, dense
+from rebasin_cli.matching.problem.similarity_cache import SimilarityCache, is_dense
 from rebasin_cli.permutation import Permutations
 
 # With noise as large as the weights, planted orders leave 97 to 100 of 100 units of every family as
@@ -31,7 +31,7 @@ def beyond_doubt(cache: SimilarityCache, permutations: Permutations) -> bool:
     """
     groups, families = cache.pair.groups, cache.families
     # In the order of the families: what is kept must not depend on how a set is ordered.
-    seen = [root for root, family in families.items() if dense(family, groups)]
+    seen = [root for root, family in families.items() if is_dense(family, groups)]
     others = (families[root] for root in families.keys() - {*seen})
     known = all(family.neighbours & families.keys() <= {*seen} for family in others)
     return bool(seen) and known and all(_sure(cache, families[root], permutations) for root in seen)

@@ -128,7 +128,7 @@ def _affordable(batch: Sequence[GroupFamily], room: int) -> Iterator[list[GroupF
 
 
 def _visit_memory(family: GroupFamily) -> int:
-    """Return the bytes that a visit takes beside what is kept, in float32.
+    """Return the bytes that a visit of a family takes in float32, besides what is cached.
 
     First products, then assignments: of n units n^2 costs in float64, and the solver's copy.
     """

@@ -19,7 +19,7 @@ from rebasin_cli.matching.problem.group_families import GroupFamily
 from rebasin_cli.matching.problem.measure import Measured
 from rebasin_cli.matching.problem.result import Matching, Status
 from rebasin_cli.matching.problem.settings import EFFORTS, ORDERS, Effort, Settings
-from rebasin_cli.matching.problem.similarity_cache import SimilarityCache, work
+from rebasin_cli.matching.problem.similarity_cache import SimilarityCache, update_work
 from rebasin_cli.matching.problem.terms import Pair
 from rebasin_cli.matching.relaxation.losses import LOSSES, Loss
 from rebasin_cli.matching.search.descent import TOLERANCE, Descent, descend
@@ -81,7 +81,7 @@ class PairSearch:
     @property
     def cheap(self) -> bool:
         """Whether a sweep costs so little that there is time to try more than one way."""
-        return sum(map(work, self.families.values())) <= self.effort.cheap
+        return sum(map(update_work, self.families.values())) <= self.effort.cheap
 
     def here(self) -> Attempt:
         """Return what is to be had without moving anything."""

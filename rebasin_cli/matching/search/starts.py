@@ -14,7 +14,7 @@ import torch
 from rebasin_cli.matching.assignment.joint import Level, solve_family
 from rebasin_cli.matching.problem.group_families import GroupFamily
 from rebasin_cli.matching.problem.similarity import sum_similarities
-from rebasin_cli.matching.problem.similarity_cache import dense
+from rebasin_cli.matching.problem.similarity_cache import is_dense
 from rebasin_cli.matching.problem.terms import Pair
 from rebasin_cli.permutation import Permutation, Permutations, identity
 from rebasin_cli.progress import Progress
@@ -68,7 +68,7 @@ def descriptor_start(
             continue
         family = families[root]
         terms = pair.terms(family, known)
-        votes = sum_similarities(terms, pair.pool) if dense(family, pair.groups) else list(terms)
+        votes = sum_similarities(terms, pair.pool) if is_dense(family, pair.groups) else list(terms)
         solution = solve_family(family.root, votes, Level(pair.groups, {}))
         for group in family.members:
             found = solution.index.get(group.name, everything[group.name].index)

@@ -11,7 +11,7 @@ import torch
 from rebasin_cli.matching.problem.group_families import GroupFamily
 from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.matching.problem.shared_work import INLINE
-from rebasin_cli.matching.problem.similarity_cache import work
+from rebasin_cli.matching.problem.similarity_cache import update_work
 from rebasin_cli.tensors.torch_threads import one_thread
 
 LIGHT = 5e8  # multiplications of a sweep that are done sooner than handed over
@@ -28,7 +28,7 @@ def threads(settings: Settings, moving: Mapping[str, GroupFamily]) -> Iterator[E
     if settings.fast and settings.device != "cpu":
         torch.set_float32_matmul_precision("high")  # tf32
     try:
-        alone = settings.jobs == 1 or sum(map(work, moving.values())) < LIGHT
+        alone = settings.jobs == 1 or sum(map(update_work, moving.values())) < LIGHT
         pool = INLINE if alone else ThreadPoolExecutor(settings.jobs)
         with one_thread(), pool as executor:
             yield executor

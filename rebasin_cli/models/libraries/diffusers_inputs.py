@@ -13,8 +13,8 @@ from torch import nn
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.subject import Example
-from rebasin_cli.models.trial_run import CPU, failure, ids, noise
-from rebasin_cli.models.user.construction import cause
+from rebasin_cli.models.trial_run import CPU, failure_on, normal_noise, random_ids
+from rebasin_cli.models.user.construction import cause_of
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,15 @@ def diffusers_examples(small: Callable[[], nn.Module], model: nn.Module) -> tupl
         tried = model
     for makers in _combinations(tried):
         for first, second in (SIZES, FIXED):
-            if failure(tried, _example(tried, makers, first)) is None:
-                again = failure(tried, _example(tried, makers, second)) is None
+            if failure_on(tried, _example(tried, makers, first)) is None:
+                again = failure_on(tried, _example(tried, makers, second)) is None
                 sizes = (first, second) if again else (first,)
                 return tuple(_example(model, makers, size) for size in sizes)
     makers = next(_combinations(tried))
-    error = failure(tried, _example(tried, makers, SIZES[0]))
+    error = failure_on(tried, _example(tried, makers, SIZES[0]))
     raise UsageError(
         f"no input was found that {type(model).__name__} accepts",
-        detail=f"given {', '.join(makers)}: {cause(error)}" if error else "",
+        detail=f"given {', '.join(makers)}: {cause_of(error)}" if error else "",
         hint="pass --input file.py:function",
     )
 
@@ -114,20 +114,20 @@ def _text_width(frame: DenoiserSize) -> int:
 
 
 def _latent(frame: DenoiserSize) -> torch.Tensor:
-    return noise((frame.batch, frame.get("in_channels", default=4), frame.side, frame.side))
+    return normal_noise((frame.batch, frame.get("in_channels", default=4), frame.side, frame.side))
 
 
 def _film(frame: DenoiserSize) -> torch.Tensor:
     channels = frame.get("in_channels", default=4)
-    return noise((frame.batch, channels, 3, frame.side, frame.side))
+    return normal_noise((frame.batch, channels, 3, frame.side, frame.side))
 
 
 def _patches(frame: DenoiserSize) -> torch.Tensor:
-    return noise((frame.batch, frame.side, frame.get("in_channels", default=4)))
+    return normal_noise((frame.batch, frame.side, frame.get("in_channels", default=4)))
 
 
 def _text(frame: DenoiserSize) -> torch.Tensor:
-    return noise((frame.batch, frame.tokens, _text_width(frame)), seed=1)
+    return normal_noise((frame.batch, frame.tokens, _text_width(frame)), seed=1)
 
 
 def _times(frame: DenoiserSize) -> torch.Tensor:
@@ -139,19 +139,19 @@ def _conditions(frame: DenoiserSize) -> dict[str, torch.Tensor]:
     times = 6 * frame.get("addition_time_embed_dim")
     pooled = frame.get("projection_class_embeddings_input_dim") - times
     return {
-        "text_embeds": noise((frame.batch, max(pooled, 1)), seed=2),
-        "time_ids": ids((frame.batch, 6), 64).float(),
+        "text_embeds": normal_noise((frame.batch, max(pooled, 1)), seed=2),
+        "time_ids": random_ids((frame.batch, 6), 64).float(),
     }
 
 
 def _labels(frame: DenoiserSize) -> torch.Tensor:
-    return ids((frame.batch,), frame.get("num_class_embeds", "num_embeds_ada_norm"))
+    return random_ids((frame.batch,), frame.get("num_class_embeds", "num_embeds_ada_norm"))
 
 
 def _hint(frame: DenoiserSize) -> torch.Tensor:
     """Return a control image: eight times the side of the latents."""
     channels = frame.get("conditioning_channels", default=3)
-    return noise((frame.batch, channels, 8 * frame.side, 8 * frame.side), seed=3)
+    return normal_noise((frame.batch, channels, 8 * frame.side, 8 * frame.side), seed=3)
 
 
 def _places(rows: Callable[[DenoiserSize], int]) -> ArgumentMaker:
@@ -165,7 +165,7 @@ WAYS: Mapping[str, tuple[ArgumentMaker, ...]] = {
     "timestep": (_times, lambda frame: _times(frame) / 1000),
     "encoder_hidden_states": (_text,),
     "pooled_projections": (
-        lambda frame: noise((frame.batch, frame.get("pooled_projection_dim")), seed=4),
+        lambda frame: normal_noise((frame.batch, frame.get("pooled_projection_dim")), seed=4),
     ),
     "class_labels": (_labels,),
     "added_cond_kwargs": (_conditions,),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rebasin_cli.models.subject import Example
-from rebasin_cli.models.trial_run import InputFamily, noise
+from rebasin_cli.models.trial_run import InputFamily, normal_noise
 
 # The first is large enough that a network which divides by 32 keeps a map of several positions:
 # a map of size 1 would hide what its positions have in common.
@@ -12,7 +12,7 @@ SIDES = (96, 64, 128, 160, 192, 224, 240, 256, 288, 299, 300, 320, 384, 448, 512
 
 def image(shape: tuple[int, ...]) -> Example:
     """Return a call with one float tensor of the shape."""
-    return Example((noise(shape),))
+    return Example((normal_noise(shape),))
 
 
 def image_family(channels: int = 3, native: tuple[int, ...] = ()) -> InputFamily:

@@ -13,7 +13,7 @@ from rebasin_cli.models.libraries.detectors import expose_heads
 from rebasin_cli.models.libraries.optional_packages import optional, version_of
 from rebasin_cli.models.libraries.random_images import image, image_family
 from rebasin_cli.models.subject import Example, Subject
-from rebasin_cli.models.trial_run import InputFamily, noise, two_sizes
+from rebasin_cli.models.trial_run import InputFamily, normal_noise, two_sizes
 from rebasin_cli.models.user.construction import check_arguments, construct
 
 # Few frames: convolutions in float64 are slow. What S3D makes of the third just fills the window
@@ -49,7 +49,7 @@ def torchvision_examples(model: nn.Module) -> tuple[Example, ...]:
 
 def _pair(shape: tuple[int, ...]) -> Example:
     """Return two images, and fewer refinements of the flow than by default: all share weights."""
-    return Example((noise(shape, 0), noise(shape, 1)), {"num_flow_updates": 2})
+    return Example((normal_noise(shape, 0), normal_noise(shape, 1)), {"num_flow_updates": 2})
 
 
 FLOW = InputFamily(_pair, [(3, 128, 128), (3, 144, 136)])

@@ -14,7 +14,7 @@ from rebasin_cli.tensors.trees import tensors_in
 LARGEST = 20_000_000  # parameters: gradients of more would double a lot of memory
 
 
-def reach(model: nn.Module, example: Example) -> float:
+def parameters_reached(model: nn.Module, example: Example) -> float:
     """Return the share of the parameters that the outputs of a call come from.
 
     Tensors are counted, not elements, so that small models of one architecture can be compared.

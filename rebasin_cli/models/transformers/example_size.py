@@ -27,11 +27,11 @@ class ExampleSize:
 
     def seen(self, *names: str, default: int = 0) -> int:
         """Return the same, those parts of the configuration first that are about images."""
-        return self._first(list(parts(self.model.config, SEEING)), names, default)
+        return self._first(list(configurations_in(self.model.config, SEEING)), names, default)
 
     def heard(self, *names: str, default: int = 0) -> int:
         """Return the same, those parts of the configuration first that are about sound."""
-        return self._first(list(parts(self.model.config, HEARING)), names, default)
+        return self._first(list(configurations_in(self.model.config, HEARING)), names, default)
 
     def _first(self, configs: list[Any], names: tuple[str, ...], default: int) -> int:
         for name in names:
@@ -46,7 +46,7 @@ class ExampleSize:
 TensorMaker = Callable[[ExampleSize], torch.Tensor]
 
 
-def parts(config: Any, words: tuple[str, ...]) -> Iterator[Any]:
+def configurations_in(config: Any, words: tuple[str, ...]) -> Iterator[Any]:
     """Yield configurations inside one whose name has one of the words, then all."""
     for name in getattr(config, "sub_configs", ()):
         inner = getattr(config, name, None)

@@ -113,7 +113,7 @@ def _numbers(config: Any) -> Iterator[tuple[str, int]]:
 
 def _widths(numbers: Sequence[tuple[str, int]], steps: Sequence[int]) -> dict[int, int]:
     """Return new widths in the order of the old ones; inner widths differ from hidden ones."""
-    wide = _wide(numbers)
+    wide = _wide_numbers(numbers)
     outer = {value for name, value in wide if not means("inner", name)}
     inner = {value for _, value in wide} - outer
     hidden = chain(steps, count(steps[-1] + steps[0] // 4, steps[0] // 4))
@@ -124,13 +124,13 @@ def _widths(numbers: Sequence[tuple[str, int]], steps: Sequence[int]) -> dict[in
     return {value: min(value, new) for value, new in pairs}
 
 
-def _wide(numbers: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+def _wide_numbers(numbers: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
     return [(name, value) for name, value in numbers if value > PLAIN and _is_width(name)]
 
 
 def _parts(numbers: Sequence[tuple[str, int]]) -> dict[int, int]:
     """Return widths divided by the power of two that leaves all whole and none below 16."""
-    old = {value for _, value in _wide(numbers)}
+    old = {value for _, value in _wide_numbers(numbers)}
     powers = (2**power for power in range(8, -1, -1))
     part = next(one for one in powers if all(v % one == 0 and v // one >= PLAIN for v in old))
     return {value: value // part for value in old}

@@ -73,7 +73,7 @@ def _patches(new: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _crossing(new: Mapping[str, Any]) -> dict[str, Any]:
-    """Return which layers read images beside the text: of those that are left, the last but one."""
+    """Return `cross_attention_layers` of fewer layers: those left, else the last but one."""
     chosen, depth = new.get("cross_attention_layers"), new.get("num_hidden_layers")
     if not (isinstance(chosen, (list, tuple)) and chosen and isinstance(depth, int)):
         return {}

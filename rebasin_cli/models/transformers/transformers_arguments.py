@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from rebasin_cli.models.transformers.example_size import ExampleSize, TensorMaker, parts
+from rebasin_cli.models.transformers.example_size import ExampleSize, TensorMaker, configurations_in
 from rebasin_cli.models.transformers.transformers_audio import channel_wave, clip, frames, mel, wave
 from rebasin_cli.models.transformers.transformers_images import grid, image, patches, sides, video
-from rebasin_cli.models.trial_run import CPU, ids, noise, on, quiet
+from rebasin_cli.models.trial_run import CPU, moved_to, normal_noise, quiet, random_ids
 
 # What a text has in the place of other media, and the method that says what is put there.
 MEDIA = {
@@ -27,14 +27,16 @@ ArgumentForms = Mapping[str, Mapping[str, TensorMaker]]  # medium -> the argumen
 def tokens(frame: ExampleSize, length: int) -> torch.Tensor:
     """Return ordinary ids of the text vocabulary."""
     text = _text_config(frame.model.config)
-    fields = [pair for part in parts(frame.model.config, ()) for pair in vars(part).items()]
+    fields = [
+        pair for part in configurations_in(frame.model.config, ()) for pair in vars(part).items()
+    ]
     special = [v for k, v in fields if k.endswith(("token_id", "token_index"))]
     flat = [v for item in special for v in (item if isinstance(item, list) else [item])]
     below = getattr(text, "vocab_size", None) or frame.get("vocab_size", "n_tokens", default=2)
     chosen_from = (2,) * (
         "MultipleChoice" in type(frame.model).__name__
     )  # answers to each question
-    return ids((frame.batch, *chosen_from, length), below, avoid=(0, 1, 2, 3, *flat))
+    return random_ids((frame.batch, *chosen_from, length), below, avoid=(0, 1, 2, 3, *flat))
 
 
 def _text_config(config: Any) -> Any:
@@ -48,7 +50,7 @@ def _text_config(config: Any) -> Any:
 def _boxes(frame: ExampleSize) -> torch.Tensor:
     """Return boxes (batch, length, 4) of ids that a position table knows."""
     corners = torch.tensor([3, 5, 11, 17], device=CPU)
-    offsets = ids((frame.batch, frame.length, 1), 8)
+    offsets = random_ids((frame.batch, frame.length, 1), 8)
     return corners + offsets
 
 
@@ -106,7 +108,7 @@ def _rows(frame: ExampleSize, medium: str, form: Mapping[str, TensorMaker]) -> i
     if method is None:  # one token is enough: the model itself makes room for the rest
         return 1
     known = inspect.signature(method).parameters
-    inputs = {name: on(device, make(frame)) for name, make in form.items()}
+    inputs = {name: moved_to(device, make(frame)) for name, make in form.items()}
     named = {name: value for name, value in inputs.items() if name in known}
     with torch.no_grad(), quiet(), device:
         found = method(**named) if named else method(*inputs.values())
@@ -124,7 +126,7 @@ def _method(model: Any, name: str) -> Any:
 
 def _series(frame: ExampleSize) -> torch.Tensor:
     """Return time series (batch, time, channels)."""
-    return noise((frame.batch, frame.get("context_length"), frame.get("num_input_channels")))
+    return normal_noise((frame.batch, frame.get("context_length"), frame.get("num_input_channels")))
 
 
 def _zeros(frame: ExampleSize) -> torch.Tensor:
@@ -141,7 +143,7 @@ def _global_attention(frame: ExampleSize) -> torch.Tensor:
 def _queries(frame: ExampleSize) -> torch.Tensor:
     """Return vectors (batch, length, width) as an embedding would."""
     width = frame.get("hidden_size", "d_model", "hidden_dim", default=8)
-    return noise((frame.batch, frame.length, width))
+    return normal_noise((frame.batch, frame.length, width))
 
 
 WAYS: Mapping[str, tuple[TensorMaker, ...]] = {

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from rebasin_cli.models.transformers.example_size import ExampleSize, TensorMaker
-from rebasin_cli.models.trial_run import CPU, noise
+from rebasin_cli.models.trial_run import CPU, normal_noise
 
 AudioForm = Mapping[str, TensorMaker]
 BINS = (
@@ -19,22 +19,22 @@ SHORT = 32  # frames, where no table of positions asks for more
 
 def mel(frame: ExampleSize) -> torch.Tensor:
     """Return spectra (batch, bins, time): whisper's length is fixed."""
-    return noise((frame.batch, frame.heard(*BINS, default=80), _time(frame)))
+    return normal_noise((frame.batch, frame.heard(*BINS, default=80), _time(frame)))
 
 
 def frames(frame: ExampleSize) -> torch.Tensor:
     """Return spectra (batch, time, bins)."""
-    return noise((frame.batch, 8 * frame.length, frame.heard(*BINS, default=80)))
+    return normal_noise((frame.batch, 8 * frame.length, frame.heard(*BINS, default=80)))
 
 
 def clip(frame: ExampleSize) -> torch.Tensor:
     """Return spectra (batch, time, bins) of the length that a position table has."""
-    return noise((frame.batch, frame.get("max_length", default=64), frame.heard(*BINS)))
+    return normal_noise((frame.batch, frame.get("max_length", default=64), frame.heard(*BINS)))
 
 
 def wave(frame: ExampleSize) -> torch.Tensor:
     """Return waves (batch, time)."""
-    return noise((frame.batch, 400 * frame.length))
+    return normal_noise((frame.batch, 400 * frame.length))
 
 
 def channel_wave(frame: ExampleSize) -> torch.Tensor:
@@ -44,12 +44,12 @@ def channel_wave(frame: ExampleSize) -> torch.Tensor:
 
 def _even_wave(frame: ExampleSize) -> torch.Tensor:
     """Return waves (batch, time) of whole chunks: of 1920, the frame of most codecs."""
-    return noise((frame.batch, 1920 * (frame.length - 1)))
+    return normal_noise((frame.batch, 1920 * (frame.length - 1)))
 
 
 def _map(frame: ExampleSize) -> torch.Tensor:
     """Return spectra as images of one channel, (batch, 1, time, bins)."""
-    return noise((frame.batch, 1, 256, frame.heard(*BINS, default=64)))
+    return normal_noise((frame.batch, 1, 256, frame.heard(*BINS, default=64)))
 
 
 def _time(frame: ExampleSize) -> int:

@@ -6,20 +6,25 @@ from collections.abc import Mapping
 
 import torch
 
-from rebasin_cli.models.transformers.example_size import SEEING, ExampleSize, TensorMaker, parts
-from rebasin_cli.models.trial_run import CPU, noise
+from rebasin_cli.models.transformers.example_size import (
+    SEEING,
+    ExampleSize,
+    TensorMaker,
+    configurations_in,
+)
+from rebasin_cli.models.trial_run import CPU, normal_noise
 
 ImageForm = Mapping[str, TensorMaker]
 
 
 def image(frame: ExampleSize, *frames: int) -> torch.Tensor:
     """Return images (batch, *frames, channels, height, width)."""
-    return noise((frame.batch, *frames, _channels(frame), *sides(frame)))
+    return normal_noise((frame.batch, *frames, _channels(frame), *sides(frame)))
 
 
 def sides(frame: ExampleSize) -> tuple[int, int]:
     """Return height and width of an image; some models want other than squares."""
-    for config in parts(frame.model.config, SEEING):
+    for config in configurations_in(frame.model.config, SEEING):
         value = getattr(config, "image_size", None)
         if isinstance(value, (list, tuple)) and len(value) == 2:
             return value[0], value[1]
@@ -30,7 +35,7 @@ def sides(frame: ExampleSize) -> tuple[int, int]:
 def patches(frame: ExampleSize) -> torch.Tensor:
     """Return the patches of all images in a row, as models for images of any size take them."""
     time = frame.seen("temporal_patch_size", default=1)
-    return noise((int(grid(frame).prod(dim=1).sum()), time * _patch(frame)))
+    return normal_noise((int(grid(frame).prod(dim=1).sum()), time * _patch(frame)))
 
 
 def video(frame: ExampleSize) -> torch.Tensor:
@@ -46,13 +51,13 @@ def grid(frame: ExampleSize) -> torch.Tensor:
 
 def _pair_patches(frame: ExampleSize) -> torch.Tensor:
     """Return patches of two frames each, where no field says so."""
-    return noise((int(grid(frame).prod(dim=1).sum()), 2 * _patch(frame)))
+    return normal_noise((int(grid(frame).prod(dim=1).sum()), 2 * _patch(frame)))
 
 
 def _square_patches(frame: ExampleSize) -> torch.Tensor:
     """Return the same as small images, (patches, channels, height, width)."""
     side = frame.seen("patch_size")
-    return noise((int(grid(frame).prod(dim=1).sum()), _channels(frame), side, side))
+    return normal_noise((int(grid(frame).prod(dim=1).sum()), _channels(frame), side, side))
 
 
 def _channels(frame: ExampleSize) -> int:
@@ -66,7 +71,7 @@ def _patch(frame: ExampleSize) -> int:
 
 def _packed(frame: ExampleSize) -> torch.Tensor:
     """Return 16 patches of each image, (batch, patches, values)."""
-    return noise((frame.batch, 16, _patch(frame)))
+    return normal_noise((frame.batch, 16, _patch(frame)))
 
 
 def _numbered(frame: ExampleSize) -> torch.Tensor:
@@ -138,7 +143,7 @@ def _places(frame: ExampleSize) -> torch.Tensor:
 
 def _regions(field: str) -> TensorMaker:
     """Return how features of 5 regions are made, (batch, 5, what the field says)."""
-    return lambda frame: noise((frame.batch, 5, frame.get(field, default=4)))
+    return lambda frame: normal_noise((frame.batch, 5, frame.get(field, default=4)))
 
 
 def _hidden_patches(frame: ExampleSize) -> torch.Tensor:

@@ -14,7 +14,7 @@ from torch import nn
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.subject import Example
-from rebasin_cli.models.transformers.coverage import reach
+from rebasin_cli.models.transformers.coverage import parameters_reached
 from rebasin_cli.models.transformers.example_size import ExampleSize, TensorMaker
 from rebasin_cli.models.transformers.transformers_arguments import (
     REQUIRED,
@@ -26,8 +26,8 @@ from rebasin_cli.models.transformers.transformers_arguments import (
 )
 from rebasin_cli.models.transformers.transformers_audio import SOUNDS
 from rebasin_cli.models.transformers.transformers_images import PICTURES
-from rebasin_cli.models.trial_run import failure
-from rebasin_cli.models.user.construction import cause
+from rebasin_cli.models.trial_run import failure_on
+from rebasin_cli.models.user.construction import cause_of
 
 SIZES = ((2, 7, 6), (3, 5, 4))
 PICTURED = ("image_grid_thw", "image_sizes", "mm_token_type_ids")  # beside pixel_values
@@ -44,7 +44,10 @@ class AcceptedInput:
 
 @dataclass(frozen=True)
 class Small:
-    """A small configuration, its model if it can be built, and what that accepts, richest first."""
+    """A small configuration, its model if one can be built, and the inputs it accepts.
+
+    inputs: those that use the most of the model first.
+    """
 
     config: Any
     model: nn.Module | None
@@ -109,7 +112,9 @@ def _fed(model: nn.Module, candidates: Iterable[Sequence[Makers]]) -> Iterator[A
     for variants in candidates:
         for makers in variants:
             if _refusal(model, makers, SIZES[0]) is None:
-                yield AcceptedInput(makers, reach(model, _example(model, makers, SIZES[0])))
+                yield AcceptedInput(
+                    makers, parameters_reached(model, _example(model, makers, SIZES[0]))
+                )
                 break
 
 
@@ -147,10 +152,10 @@ def _refusal(
 ) -> str | None:
     """Return why a call cannot be made or does not run, or None if it does."""
     try:
-        error = failure(model, _example(model, makers, size))
+        error = failure_on(model, _example(model, makers, size))
     except Exception as raised:  # see transformers_examples
         error = raised
-    return None if error is None else cause(error)
+    return None if error is None else cause_of(error)
 
 
 def _example(
@@ -162,7 +167,7 @@ def _example(
 
 
 def _simplest(model: Any) -> Makers:
-    """Return the arguments whose refusal says most: all that are known, each in its first form."""
+    """Return all known arguments in their first form: the error to show if none is accepted."""
     known = [name for name in inspect.signature(model.forward).parameters if name in WAYS]
     return next(_choices(_ways(known)))
 

@@ -15,7 +15,7 @@ from torch import nn
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.models.libraries.optional_packages import optional, version_of
 from rebasin_cli.models.subject import Example, Subject
-from rebasin_cli.models.transformers.example_size import parts
+from rebasin_cli.models.transformers.example_size import configurations_in
 from rebasin_cli.models.transformers.shrink import shrink_subject, shrunk_ways
 from rebasin_cli.models.transformers.transformers_inputs import (
     Small,
@@ -23,7 +23,7 @@ from rebasin_cli.models.transformers.transformers_inputs import (
     transformers_examples,
 )
 from rebasin_cli.models.trial_run import CPU, quiet
-from rebasin_cli.models.user.construction import cause, construct
+from rebasin_cli.models.user.construction import cause_of, construct
 
 # What a head is good for does not matter; that the model has one does: without, its hidden states
 # are outputs and keep their order.
@@ -72,7 +72,7 @@ def transformers_subject(name: str, fields: Mapping[str, Any]) -> Subject:
         with quiet():
             config = transformers.CONFIG_MAPPING[kind].from_dict(dict(fields))
     except Exception as error:  # validation differs from class to class
-        raise UsageError(f"{name}: its configuration is refused", detail=cause(error)) from error
+        raise UsageError(f"{name}: its configuration is refused", detail=cause_of(error)) from error
     return config_subject(name, config)
 
 
@@ -86,13 +86,13 @@ def config_subject(name: str, config: Any) -> Subject:
         return transformers_examples(small(), model)
 
     def again() -> nn.Module:
-        return _constructed(little, architecture, small().config)
+        return _construct_model(little, architecture, small().config)
 
     text = json.dumps(config.to_dict(), sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()
     version = f"{version_of('transformers')} {architecture.__name__} {digest}"
     tiny = Subject(little, again, inputs, version=f"{version} small")
-    build = partial(_constructed, name, architecture, config)
+    build = partial(_construct_model, name, architecture, config)
     return Subject(name, build, inputs, small=tiny, version=version)
 
 
@@ -105,7 +105,7 @@ def _small(name: str, architecture: Any, config: Any) -> Small:
     for tiny in shrunk_ways(config):
         try:
             with CPU:
-                model = _constructed(name, architecture, tiny)
+                model = _construct_model(name, architecture, tiny)
         except UsageError:
             continue
         found.append(Small(tiny, model, find_inputs(model)))
@@ -114,7 +114,7 @@ def _small(name: str, architecture: Any, config: Any) -> Small:
     return max(found, key=lambda one: one.share, default=Small(shrink_subject(config), None, ()))
 
 
-def _constructed(name: str, architecture: Any, config: Any) -> nn.Module:
+def _construct_model(name: str, architecture: Any, config: Any) -> nn.Module:
     return construct(name, partial(_built, architecture, config))
 
 
@@ -126,7 +126,7 @@ def _built(architecture: Any, config: Any) -> nn.Module:
     ours = copy.deepcopy(config)
     for field, value in PLAIN.items():
         _each(ours, field, value)
-    for part in parts(ours, ()):
+    for part in configurations_in(ours, ()):
         if getattr(part, "pad_token_id", 0) is None and CLASSIFIER in architecture.__name__:
             part.pad_token_id = 0  # asked for by batches, and in none of them
     ours._attn_implementation = "eager"

@@ -27,7 +27,7 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 
 
 @dataclass(frozen=True)
-class Takes:
+class ForwardInputs:
     """What a forward takes.
 
     names: that it may be called with; None: any. needed, most: positions without and with those
@@ -73,7 +73,7 @@ def examples_of_batches(
     return examples
 
 
-def _takes(model: nn.Module) -> Takes | None:
+def _takes(model: nn.Module) -> ForwardInputs | None:
     """Return what a model's forward takes, None if that cannot be told."""
     try:
         parameters = inspect.signature(model.forward).parameters.values()
@@ -81,7 +81,7 @@ def _takes(model: nn.Module) -> Takes | None:
         return None
     kinds = {p.kind for p in parameters}
     places = [p for p in parameters if p.kind in _POSITIONAL]
-    return Takes(
+    return ForwardInputs(
         names=None
         if inspect.Parameter.VAR_KEYWORD in kinds
         else frozenset(p.name for p in parameters if p.kind in _NAMED),
@@ -90,7 +90,7 @@ def _takes(model: nn.Module) -> Takes | None:
     )
 
 
-def _by_name(batch: Batch, takes: Takes, names: frozenset[str]) -> Batch:
+def _by_name(batch: Batch, takes: ForwardInputs, names: frozenset[str]) -> Batch:
     """Return a batch of named parts with the targets, and a single input, taken out."""
     parts = dict(batch.example.kwargs)
     if batch.targets is None:
@@ -128,7 +128,7 @@ def _answers(key: str) -> bool:
     return key.lower() in TARGETS
 
 
-def _by_position(batch: Batch, takes: Takes) -> Batch:
+def _by_position(batch: Batch, takes: ForwardInputs) -> Batch:
     """Return a batch of three parts and more with the targets taken out, if it has any."""
     parts = batch.example.args
     count = len(parts)
@@ -145,7 +145,7 @@ def _by_position(batch: Batch, takes: Takes) -> Batch:
     )
 
 
-def _positions(takes: Takes) -> str:
+def _positions(takes: ForwardInputs) -> str:
     if takes.needed == takes.most:
         return f"{takes.needed} of them"
     return f"{takes.needed} to {takes.most:.0f} of them"

@@ -65,14 +65,14 @@ def construct(name: str, builder: Callable[[], object], *, hint: str = "") -> nn
     except MemoryError as error:
         raise MachineError(f"{name} does not fit into memory") from error
     except Exception as error:  # anything can happen in there
-        raise UsageError(f"{name} cannot be built", detail=cause(error), hint=hint) from error
+        raise UsageError(f"{name} cannot be built", detail=cause_of(error), hint=hint) from error
     if not isinstance(model, nn.Module):
         kind = type(model).__name__
         raise UsageError(f"{name} gives a {kind}, not a torch.nn.Module")
     return model.eval()
 
 
-def cause(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
     """Return an exception as one line, with the file and line that raised it.
 
     Where that is inside torch, those of the code that called it.

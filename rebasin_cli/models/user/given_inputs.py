@@ -10,8 +10,8 @@ from torch import nn
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.subject import Example
-from rebasin_cli.models.trial_run import CPU, failure, ids, noise, on, quiet
-from rebasin_cli.models.user.construction import cause
+from rebasin_cli.models.trial_run import CPU, failure_on, moved_to, normal_noise, quiet, random_ids
+from rebasin_cli.models.user.construction import cause_of
 from rebasin_cli.models.user.imports import named_object
 
 Examples = Callable[[nn.Module], tuple[Example, ...]]
@@ -28,10 +28,10 @@ def examples_of_shape(shape: Sequence[int]) -> Examples:
 
     def examples(model: nn.Module) -> tuple[Example, ...]:
         table = _leading_embedding(model)
-        make = noise if table is None else lambda size: ids(size, table, avoid=(0,))
+        make = normal_noise if table is None else lambda size: random_ids(size, table, avoid=(0,))
         first = Example((make(tuple(shape)),))
         second = Example((make((shape[0] + 1, *shape[1:])),))
-        insists = failure(model, first) is None and failure(model, second) is not None
+        insists = failure_on(model, first) is None and failure_on(model, second) is not None
         return (first,) if insists else (first, second)
 
     return examples
@@ -52,7 +52,7 @@ def examples_of_function(target: str) -> Examples:
             with quiet(), CPU:
                 value = function()
         except Exception as error:  # a user's function can do anything
-            raise UsageError(f"{target} fails", detail=cause(error)) from error
+            raise UsageError(f"{target} fails", detail=cause_of(error)) from error
         calls = value if isinstance(value, list) else [value]
         found = tuple(_example(target, call) for call in calls)
         if not found:
@@ -67,11 +67,11 @@ def _example(target: str, value: Any) -> Example:
     if isinstance(value, torch.Tensor):
         return Example((value.to(CPU),))
     if isinstance(value, tuple):
-        return Example(on(CPU, tuple(value)))
+        return Example(moved_to(CPU, tuple(value)))
     if isinstance(value, Mapping):  # also the BatchEncoding of a tokenizer
-        return Example((), on(CPU, dict(value)))
+        return Example((), moved_to(CPU, dict(value)))
     if hasattr(value, "args") and hasattr(value, "kwargs"):
-        return Example(on(CPU, tuple(value.args)), on(CPU, dict(value.kwargs)))
+        return Example(moved_to(CPU, tuple(value.args)), moved_to(CPU, dict(value.kwargs)))
     kind = type(value).__name__
     raise UsageError(f"{target} returns a {kind}", detail="expected a tensor, a tuple or a dict")
 

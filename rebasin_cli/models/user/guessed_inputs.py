@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rebasin_cli.models.subject import Example
-from rebasin_cli.models.trial_run import InputFamily, ids, noise
+from rebasin_cli.models.trial_run import InputFamily, normal_noise, random_ids
 
 # CIFAR is 32, MNIST 28; a network that takes any side is better seen at 64, where its last maps
 # have more than one position.
@@ -92,7 +92,11 @@ def _caller(model: nn.Module, vocabulary: int | None) -> Callable[[tuple[int, ..
     positional, keywords = _required(model)
 
     def tensor(shape: tuple[int, ...], seed: int) -> torch.Tensor:
-        return noise(shape, seed) if vocabulary is None else ids(shape, vocabulary, avoid=(0,))
+        return (
+            normal_noise(shape, seed)
+            if vocabulary is None
+            else random_ids(shape, vocabulary, avoid=(0,))
+        )
 
     def call(shape: tuple[int, ...]) -> Example:
         args = tuple(tensor(shape, seed) for seed in range(positional))

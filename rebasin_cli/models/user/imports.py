@@ -16,8 +16,12 @@ from typing import Any
 
 from rebasin_cli.errors import MachineError, UsageError, refusal_by_system, suggest
 from rebasin_cli.models.trial_run import quiet
-from rebasin_cli.models.user.construction import cause
-from rebasin_cli.models.user.uncached_imports import Apart, forget_changed, reachable
+from rebasin_cli.models.user.construction import cause_of
+from rebasin_cli.models.user.uncached_imports import (
+    StandaloneSource,
+    folder_importable,
+    forget_changed,
+)
 from rebasin_cli.wording import listing
 
 FORMS = (
@@ -48,7 +52,7 @@ def named_object(target: str) -> Any:
     return found
 
 
-def home(target: str) -> Path:
+def import_folder(target: str) -> Path:
     """Return the folder that a target's own imports are looked up in."""
     place = target.rpartition(":")[0]
     return Path(place).resolve().parent if place.endswith(".py") else Path.cwd()
@@ -90,7 +94,7 @@ def _file(path: Path) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     _content(path)  # importing it would tell less of why it cannot be read
-    spec = ModuleSpec(name, loader := Apart(name, str(place)), origin=str(place))
+    spec = ModuleSpec(name, loader := StandaloneSource(name, str(place)), origin=str(place))
     spec.has_location = True
     module = module_from_spec(spec)
     # Dataclasses and pickle look up their module by name while its body runs.
@@ -112,14 +116,14 @@ def _module(name: str) -> ModuleType:
 def _run(name: str, action: Callable[[], object], folder: Path) -> None:
     """Run an import; say in a sentence what went wrong."""
     try:
-        with quiet(), reachable(folder):
+        with quiet(), folder_importable(folder):
             action()
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if name == missing or name.startswith(f"{missing}."):
             raise UsageError(f"no module named {missing!r}", hint=FORMS) from error
         raise MachineError(
-            f"{name} needs the module {missing!r}, which is not installed", detail=cause(error)
+            f"{name} needs the module {missing!r}, which is not installed", detail=cause_of(error)
         ) from error
     except (Exception, SystemExit) as error:  # a user's file can do anything
-        raise UsageError(f"{name} cannot be imported", detail=cause(error)) from error
+        raise UsageError(f"{name} cannot be imported", detail=cause_of(error)) from error

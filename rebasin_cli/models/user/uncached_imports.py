@@ -35,7 +35,7 @@ class FromSource(SourceFileLoader):
         return self.source_to_code(source, self.path)
 
 
-class Apart(FromSource):
+class StandaloneSource(FromSource):
     """Loads a file as a module of its own, which no import finds."""
 
 
@@ -58,7 +58,7 @@ def _is_users(spec: ModuleSpec) -> bool:
 
 
 @contextlib.contextmanager
-def reachable(folder: Path) -> Iterator[None]:
+def folder_importable(folder: Path) -> Iterator[None]:
     """Let modules of the folder be imported, as Python does for a script that lies there.
 
     Modules of the same names from another such folder are dropped from memory. What the user's code
@@ -106,7 +106,7 @@ def _forget(names: Iterable[str]) -> None:
 
 def _is_found(name: str, loader: FromSource) -> bool:
     """Return whether an import would find the file that a module came from."""
-    if isinstance(loader, Apart):
+    if isinstance(loader, StandaloneSource):
         return True
     spec = PathFinder.find_spec(name.partition(".")[0])
     places = [] if spec is None else spec.submodule_search_locations or [spec.origin or ""]

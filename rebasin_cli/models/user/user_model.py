@@ -13,11 +13,11 @@ from torch import nn
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.libraries.optional_packages import version_of
 from rebasin_cli.models.subject import Example, Subject
-from rebasin_cli.models.trial_run import CPU, failure, two_sizes
-from rebasin_cli.models.user.construction import cause, check_arguments, construct
+from rebasin_cli.models.trial_run import CPU, failure_on, two_sizes
+from rebasin_cli.models.user.construction import cause_of, check_arguments, construct
 from rebasin_cli.models.user.guessed_inputs import guessed_families
-from rebasin_cli.models.user.imports import fingerprint, home, named_object
-from rebasin_cli.models.user.uncached_imports import reachable
+from rebasin_cli.models.user.imports import fingerprint, import_folder, named_object
+from rebasin_cli.models.user.uncached_imports import folder_importable
 from rebasin_cli.tensors.trees import tensors_in
 
 NOTHING: Mapping[str, object] = MappingProxyType({})
@@ -56,10 +56,10 @@ def own_subject(target: str, arguments: Mapping[str, object]) -> Subject:
     if not callable(found):  # a model can be called too
         raise UsageError(f"{target} is a {type(found).__name__}, not a model or a way to build one")
     subject = subject_of(found, model_args=arguments, name=target)
-    folder = home(target)
+    folder = import_folder(target)
 
     def build() -> nn.Module:
-        with reachable(folder):
+        with folder_importable(folder):
             return subject.build()
 
     return Subject(target, build, partial(_guessed, target, build), version=subject.version)
@@ -82,7 +82,7 @@ def _refuse_arguments(name: str, arguments: Mapping[str, object]) -> None:
 
 
 def _guessed(name: str, build: Callable[[], nn.Module], model: nn.Module) -> tuple[Example, ...]:
-    """Return inputs that the model accepts, or raise UsageError with what it said to the first."""
+    """Return guessed inputs that the model accepts. Raises UsageError, with its complaint."""
     found = two_sizes(model, guessed_families(model))
     if not found and any(tensor.is_meta for tensor in model.parameters()):
         # Some models look at values and run only where tensors have any.
@@ -99,13 +99,13 @@ def _guessed(name: str, build: Callable[[], nn.Module], model: nn.Module) -> tup
 
 
 def _refusal(model: nn.Module) -> str:
-    """Return the first guess and what the model says to it."""
+    """Return the first guess in words, and the model's error on it."""
     family = next(iter(guessed_families(model)), None)
     if family is None:
         return "it has no layer from which a guess could start"
     example = family.make((2, *family.shapes[0]))
-    error = failure(model, example)
-    return f"given a batch of shape {family.shapes[0]}: {cause(error)}" if error else ""
+    error = failure_on(model, example)
+    return f"given a batch of shape {family.shapes[0]}: {cause_of(error)}" if error else ""
 
 
 def _name(thing: object) -> str:

@@ -33,7 +33,7 @@ class Answers:
         return self.targets.argmax(-1) if self.targets.dim() == 2 else self.targets
 
 
-def answers(logits: Tensor, targets: Tensor, batch: Batch) -> Answers:
+def counted_answers(logits: Tensor, targets: Tensor, batch: Batch) -> Answers:
     """Return the answers in a batch that count. batch: whose targets they are, for an error.
 
     Targets are classes, as whole numbers of any dtype, with or without an axis of size 1, or
@@ -46,7 +46,7 @@ def answers(logits: Tensor, targets: Tensor, batch: Batch) -> Answers:
         axis = class_axis(logits, shaped)
         if axis is not None:
             rows = logits.movedim(axis, -1).flatten(0, -2)
-            return _counted(rows, _classes(rows, shaped.flatten(), batch))
+            return _without_uncounted(rows, _classes(rows, shaped.flatten(), batch))
     if targets.shape != logits.shape:
         shapes = f"logits of shape {tuple(logits.shape)} do not fit targets of shape"
         raise _mistaken(batch, logits, f"{shapes} {tuple(targets.shape)}")
@@ -86,7 +86,7 @@ def _classes(rows: Tensor, targets: Tensor, batch: Batch) -> Tensor:
     return whole
 
 
-def _counted(rows: Tensor, targets: Tensor) -> Answers:
+def _without_uncounted(rows: Tensor, targets: Tensor) -> Answers:
     counts = targets != UNCOUNTED
     return Answers(rows, targets) if bool(counts.all()) else Answers(rows[counts], targets[counts])
 

@@ -13,7 +13,7 @@ from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.user.batch_inputs import fit_batch
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.network import UserCode
-from rebasin_cli.network.scoring.answers import Answers, answers
+from rebasin_cli.network.scoring.answers import Answers, counted_answers
 from rebasin_cli.network.scoring.scores import call_model, check_scores, logits_of
 
 UNANSWERED = 1e-300  # a probability of 0 has no logarithm; float64 has smaller numbers than this
@@ -21,7 +21,7 @@ UNANSWERED = 1e-300  # a probability of 0 has no logarithm; float64 has smaller 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """What the ensemble of some models is worth, or the reason why that is not known."""
+    """The scores of the ensemble of some models, or the reason why there are none."""
 
     scores: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
@@ -51,7 +51,7 @@ def judge_ensemble(
     loss, hits, count = 0.0, 0.0, 0
     with torch.no_grad():
         for batch in batches:
-            found = [_answered(model, batch) for model in models]
+            found = [_answers_of(model, batch) for model in models]
             pairs = zip(shares.tolist(), found, strict=True)
             mean = torch.stack([w * one.rows.double().softmax(-1) for w, one in pairs]).sum(0)
             loss += float(_surprise(mean, found[0].targets))
@@ -62,10 +62,10 @@ def judge_ensemble(
     return check_scores({"loss": loss / count, "accuracy": hits / count}, batches.name)
 
 
-def _answered(model: nn.Module, batch: Batch) -> Answers:
+def _answers_of(model: nn.Module, batch: Batch) -> Answers:
     fitted = fit_batch(batch, model)
     assert fitted.targets is not None, "`why_no_ensemble` has looked"
-    return answers(logits_of(call_model(model, fitted)), fitted.targets, fitted)
+    return counted_answers(logits_of(call_model(model, fitted)), fitted.targets, fitted)
 
 
 def _surprise(probabilities: Tensor, targets: Tensor) -> Tensor:

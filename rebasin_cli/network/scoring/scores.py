@@ -16,7 +16,7 @@ from rebasin_cli.models.batch import Batch, describe_batch
 from rebasin_cli.models.user.batch_inputs import fit_batch, is_labelled, named_targets
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.passes_with_room import pass_with_room
-from rebasin_cli.network.scoring.answers import answers
+from rebasin_cli.network.scoring.answers import counted_answers
 from rebasin_cli.network.user_code import users_code
 from rebasin_cli.tensors.numbers import on_host
 
@@ -143,7 +143,7 @@ def judge_batch(model: nn.Module, batch: Batch, name: str) -> tuple[Tensor, Tens
                 detail=f"{batch.where} is {describe_batch(batch)}",
                 hint="yield (inputs, targets), or name an --evaluate",
             )
-    found = answers(logits_of(returned), targets, batch)
+    found = counted_answers(logits_of(returned), targets, batch)
     with users_code("cross-entropy of the model's output and the targets"):
         loss = F.cross_entropy(found.rows.double(), found.targets, reduction="sum")
         hits = (found.rows.argmax(-1) == found.right).sum()

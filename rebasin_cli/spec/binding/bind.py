@@ -13,7 +13,7 @@ from rebasin_cli.spec.binding.cut_blocks import Piece, count_pieces, cut_pieces,
 from rebasin_cli.spec.binding.declared import (
     Declared,
     Sizes,
-    chain,
+    ancestry,
     declared_groups,
     declared_parents,
 )
@@ -112,7 +112,7 @@ class _Binder:
         turning = {name for name, d in declared.items() if d.maps.startswith(ROTARY)}
         excused = {n for n, d in declared.items() if d.fixed or d.one_sided} | turning
         check_sides(self._occurrences(placements), per, excused, problems)
-        ancestors = {name: chain(per, name)[:0:-1] for name in per}
+        ancestors = {name: ancestry(per, name)[:0:-1] for name in per}
         cut = [self._cut(placement, sizes, ancestors) for placement in placements]
         self._ties.check(placements, cut, problems)
         problems.stop()
@@ -286,7 +286,7 @@ def _bound_groups(
 def _bound_group(
     name: str, shape: tuple[int, ...], parents: tuple[str, ...], declared: Declared | None
 ) -> BoundGroup:
-    """Return a group. To permutations, one that rotates or has one unit is as good as fixed."""
+    """Return a group. A rotary one, or one unit that may be mapped, has nothing to permute."""
     maps = declared.maps if declared else PERMUTATION
     still = maps.startswith(ROTARY) or (maps != PERMUTATION and shape[-1] == 1)
     return BoundGroup(

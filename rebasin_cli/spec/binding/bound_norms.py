@@ -79,9 +79,9 @@ def _all_named(texts: Iterable[str], match: PatternMatch, names: TensorNames) ->
 
 def _named(text: str, match: PatternMatch, names: TensorNames) -> Iterator[str]:
     """Yield the names that a pattern matches where its indices are those of the gain."""
-    filled = TEMPLATE.sub(lambda t: _filled(t[0], t[1], match), text)
+    filled = TEMPLATE.sub(lambda t: _fill_index(t[0], t[1], match), text)
     return (found.name for found in matches(compile_pattern(filled), names))
 
 
-def _filled(written: str, index: str, match: PatternMatch) -> str:
+def _fill_index(written: str, index: str, match: PatternMatch) -> str:
     return str(match.indices[index][1]) if index in match.indices else written

@@ -64,7 +64,7 @@ class Sizes:
         return f"its sizes are: {names}" if names else "this spec has no named sizes"
 
     def check_given(self, problems: Problems) -> None:
-        """Add a problem for each given size that the spec does not use or that is no size."""
+        """Add a problem for each size of --set that the spec does not use, or that is below 1."""
         entries = self._spec.tensors.values()
         used = {name for entry in entries for name in entry_names(entry)}
         declared = {declaration.size for declaration in self._spec.groups.values()}
@@ -139,7 +139,7 @@ def declared_parents(
     per = {name: d.per for name, d in declared.items() if d.per is not None}
     for name, parent in list(per.items()):
         at = spec.places.get(("groups", declared[name].key, "per"))
-        line = chain(per, name)
+        line = ancestry(per, name)
         if name in line[1:]:
             what = f"group {name!r} is its own parent: {' per '.join(line)}"
         elif parent not in groups:
@@ -152,7 +152,7 @@ def declared_parents(
     return per
 
 
-def chain(per: Mapping[str, str], name: str) -> list[str]:
+def ancestry(per: Mapping[str, str], name: str) -> list[str]:
     """Return a group, its parent, and so on; a circle ends where it closes."""
     line = [name]
     while line[-1] in per and line[-1] not in line[:-1]:

@@ -146,7 +146,7 @@ def _stackable(
         problems.add(
             f"the tensors of {label!r} differ, so they cannot be stacked",
             place,
-            detail=f"{_described(first)}, {_described(info)}",
+            detail=f"{_describe_info(first)}, {_describe_info(info)}",
             kind="differ",
         )
     return not odd
@@ -167,7 +167,7 @@ def _complete(
     return missing is None
 
 
-def _described(info: TensorInfo) -> str:
+def _describe_info(info: TensorInfo) -> str:
     return f"{info.name} is {str(info.dtype).removeprefix('torch.')} {list(info.shape)}"
 
 

@@ -70,7 +70,7 @@ def idle_patterns(spec: Spec, names: Outlines) -> Iterator[str]:
     listed = (spec.buffers, spec.transposed, spec.tensors)
     texts = [text for patterns in listed for text in dict.fromkeys(patterns)]
     required = [text for text in texts if not compile_pattern(text).optional]
-    idle = [text for text in required if not any(_matched([text], names.present))]
+    idle = [text for text in required if not any(_outlines_matched([text], names.present))]
     yield from idle
     if not idle:
         yield from (t for t in required if not any(matches(compile_pattern(t), names.names)))
@@ -78,10 +78,10 @@ def idle_patterns(spec: Spec, names: Outlines) -> Iterator[str]:
 
 def _covers(spec: Spec, names: Outlines) -> bool:
     """Return False if a name is surely not covered."""
-    return len(set(_matched(spec.tensors, names.counted))) == len(names.counted)
+    return len(set(_outlines_matched(spec.tensors, names.counted))) == len(names.counted)
 
 
-def _matched(patterns: Iterable[str], outlines: Iterable[str]) -> Iterator[str]:
+def _outlines_matched(patterns: Iterable[str], outlines: Iterable[str]) -> Iterator[str]:
     for text in patterns:
         yield from filter(_loose(text).fullmatch, outlines)
 

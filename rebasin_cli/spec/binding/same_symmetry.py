@@ -28,7 +28,8 @@ def same_symmetry(one: BoundSpec, other: BoundSpec) -> bool:
             return False
     unique = len(set(names.values())) == len(names)
     return unique and all(
-        _renamed(one.groups[name], names) == replace(other.groups[names[name]], maps=PERMUTATION)
+        _rename_group(one.groups[name], names)
+        == replace(other.groups[names[name]], maps=PERMUTATION)
         for name in names
     )
 
@@ -65,6 +66,6 @@ def _same_block(one: Block, other: Block, names: dict[str, str]) -> bool:
     return True
 
 
-def _renamed(group: BoundGroup, names: Mapping[str, str]) -> BoundGroup:
+def _rename_group(group: BoundGroup, names: Mapping[str, str]) -> BoundGroup:
     parents = tuple(names.get(parent, parent) for parent in group.parents)
     return BoundGroup(names[group.name], group.shape, parents, group.fixed)

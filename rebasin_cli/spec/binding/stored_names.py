@@ -91,7 +91,7 @@ def _by_name(spec: Spec) -> Spec:
 
 
 def _norms(spec: Spec, names: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Norm]]:
-    """Yield the norms by stored names. A gain that is stored in parts is left out: it holds."""
+    """Yield the norms by stored names, without those whose gain is stored in parts."""
 
     def listed(patterns: Sequence[str]) -> tuple[str, ...]:
         stored = (found for name in patterns for found in names.get(name, ()))
@@ -211,16 +211,16 @@ class _Cutter:
         return (*stack, *kept)
 
     def _axes(self, name: str, entry: Entry, cut: _WindowCut) -> Axes | Split:
-        """Return the axes that hold for what is cut out; a split only if it stays whole."""
+        """Return the axes of the cut piece; a split stays one only if the piece is all of it."""
         rank = len(self.source.shape)
         if not isinstance(entry, Split):
-            return _padded(entry, rank)
+            return _pad_axes(entry, rank)
         whole = tuple((0, size) if size > 1 else (0, 0) for size in self.source.shape)
         free = [axis for axis in cut.order if axis >= 0]
         if cut.spans == whole and len(cut.order) == rank and free == sorted(free):
             return entry
         start = 0
-        for part in (_padded(part, rank) for part in entry.parts):
+        for part in (_pad_axes(part, rank) for part in entry.parts):
             end = start + axis_size(part[entry.axis], self.sizes)
             if cut.spans[entry.axis] == (start, end):
                 # Placeholders stand for the parts before, so that spans keep their meaning.
@@ -265,7 +265,7 @@ class _Cutter:
         return concatenation(kept)
 
 
-def _padded(axes: Axes, rank: int) -> Axes:
+def _pad_axes(axes: Axes, rank: int) -> Axes:
     return (*axes, *(Fixed() for _ in range(rank - len(axes))))
 
 

@@ -102,7 +102,7 @@ def check_sides(
             _check_child(group, where, per[group], problems)
             continue
         sides = {side for occurrence in where for side in occurrence.sides}
-        missing = _missing(sides)
+        missing = _missing_side(sides)
         if missing is None:
             continue
         what, verb = missing
@@ -120,11 +120,11 @@ def one_sided(found: Occurrences, per: Container[str]) -> Iterator[str]:
     for group, where in found.items():
         sides = {side for occurrence in where for side in occurrence.sides}
         lonely = sum(occurrence.matrix for occurrence in where) < _MATRICES
-        if lonely if group in per else _missing(sides) is not None:
+        if lonely if group in per else _missing_side(sides) is not None:
             yield group
 
 
-def _missing(sides: set[Side]) -> tuple[str, str] | None:
+def _missing_side(sides: set[Side]) -> tuple[str, str] | None:
     if not sides & {WRITE, READ}:
         return "stands on no matrix: nothing writes or reads its units", "writes and reads"
     if READ not in sides and MAY_READ not in sides:

@@ -17,14 +17,14 @@ Components = tuple[str, ...]
 
 @dataclass(frozen=True)  # Python 3.10 has no named tuples that are generic
 class Line(Generic[M]):
-    """A pattern, what it says, and what it is sorted by: a place in the checkpoint first."""
+    """A line of a spec: a name pattern and its meaning. order: what lines are sorted by."""
 
     pattern: str
     meaning: M
     order: tuple[int, ...]
 
 
-def choices(lines: Iterable[Line[M]]) -> list[Line[M]]:
+def with_choices(lines: Iterable[Line[M]]) -> list[Line[M]]:
     """Return fewer lines that say the same, sorted.
 
     A choice stands in the last component of names, and in one more. It gathers only what was
@@ -34,11 +34,11 @@ def choices(lines: Iterable[Line[M]]) -> list[Line[M]]:
     by_meaning: defaultdict[M, list[Line[M]]] = defaultdict(list)
     for line in lines:
         by_meaning[line.meaning].append(line)
-    merged = (line for same in by_meaning.values() for line in _merged(same))
+    merged = (line for same in by_meaning.values() for line in _merge_lines(same))
     return sorted(merged, key=lambda line: line.order)
 
 
-def _merged(lines: Sequence[Line[M]]) -> Iterator[Line[M]]:
+def _merge_lines(lines: Sequence[Line[M]]) -> Iterator[Line[M]]:
     ordered = sorted(lines, key=lambda line: line.order)
     found = {tuple(line.pattern.split(".")): line.order for line in ordered}
     found = _gathered(found, -1)

@@ -16,9 +16,9 @@ from rebasin_cli.errors import SpecError
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.binding.ties import Ties
-from rebasin_cli.spec.compression.choices import Line, choices
+from rebasin_cli.spec.compression.choices import Line, with_choices
 from rebasin_cli.spec.compression.forms import plain_entry
-from rebasin_cli.spec.compression.last import Made
+from rebasin_cli.spec.compression.last_layer import TemplateGroups
 from rebasin_cli.spec.compression.norm_templates import short_norms
 from rebasin_cli.spec.compression.template_families import (
     TemplateFamily,
@@ -81,7 +81,9 @@ def _written(
 ) -> Spec:
     """Return the spec with the lines of families, the short ones of some."""
     templated = {name for family in families if family in short for name in family.templated}
-    made = Made((n for entry in spec.tensors.values() for n in entry_names(entry)), templated)
+    made = TemplateGroups(
+        (n for entry in spec.tensors.values() for n in entry_names(entry)), templated
+    )
     lines: defaultdict[str, list[Line[Any]]] = defaultdict(list)
     for family in families:
         own = family.short if family in short else family.long
@@ -90,9 +92,9 @@ def _written(
         lines[family.key] += own
 
     def listed(key: str, otherwise: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(line.pattern for line in choices(lines[key])) or otherwise
+        return tuple(line.pattern for line in with_choices(lines[key])) or otherwise
 
-    tensors = [*choices(lines["tensors"]), *_left(spec, names)]
+    tensors = [*with_choices(lines["tensors"]), *_left(spec, names)]
     return replace(
         spec,
         tensors=_table(tensors),

@@ -25,9 +25,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from rebasin_cli.spec.compression.forms import MARK, Form, prefixes_of
-from rebasin_cli.spec.compression.items import ATTACHED, Item
+from rebasin_cli.spec.compression.items import ATTACHED, VARIABLES, Item
 
-_VARIABLES = "ijkmnpqrs"  # no l and no o, which look like numbers
 _RULE = 12  # characters that a line is worth, whatever stands in it
 _SINGLE = 6  # more for a line about one name: it says nothing about deeper models
 _FORMS = 3  # that are tried in one family, the most frequent ones
@@ -107,7 +106,7 @@ class _CoverSearch:
         self._least = [self._fewest(slot) for slot in range(len(pieces) - 1)]
         self._prefixes = prefixes_of(pieces)
         taken = {text for piece in pieces for text in re.findall(r"\[(\w+)\]", piece)}
-        self._letters = [letter for letter in _VARIABLES if letter not in taken]
+        self._letters = [letter for letter in VARIABLES if letter not in taken]
 
     def _fewest(self, slot: int) -> int:
         """Return how many values an index has at least.
@@ -166,14 +165,14 @@ class _CoverSearch:
         return found + [self._split(box, slot, end, wrong, ends=False) for slot in slots]
 
     def _slots(self, box: Box, free: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the indices of which one is written out next: one that no template can free."""
+        """Return the indices to try next to write out: one that no template can free, if any."""
         for slot in free:
             if len({self._items[k].values[slot] for k in box}) < self._least[slot]:
                 return (slot,)
         return free[-_SPLITS:]
 
     def _split(self, box: Box, slot: int, end: int | None, wrong: Box, *, ends: bool) -> _Cover:
-        """Cover what is wrong where one index is written out, as `{last}` if that is allowed."""
+        """Cover the wrong items by patterns with one index written out, as `{last}` if allowed."""
         items = self._items
         # `{last}` stands for exceptions to a template alone, and for one index of a name at most.
         at_last = {k for k in box if items[k].last[slot]} if ends and end is None else set()
@@ -210,10 +209,10 @@ class _CoverSearch:
     def _fit(
         self, form: Form, members: Box, free: tuple[int, ...], end: int | None
     ) -> tuple[list[_RuleTerm], Box]:
-        """Return what most members say at each mark of their form, and who says all of it.
+        """Return for each mark of a form the term that most members have, and who has all of them.
 
-        A vote for each mark, among those who agree on the marks before it: so that the terms
-        chosen are said together by someone. The best combination of all may be another.
+        The members vote mark by mark, and only those that agree on the marks before: so that some
+        member has all terms that are chosen. Another combination might suit more members.
         """
         chosen: list[_RuleTerm] = []
         for mark, prefix in enumerate(form.prefixes):
@@ -294,7 +293,7 @@ class _CoverSearch:
         return NameRule(item.pieces, marks, form, texts, position, len(free), single)
 
     def _own(self, k: int, end: int | None) -> tuple[Form, list[_RuleTerm]]:
-        """Return what one name says of itself: numbers, and steps from `{last}` where it is it."""
+        """Return the form of one name and a term for each mark in it: a number, or `{last}`."""
         form = self._items[k].form
         if form is None:
             raise ValueError("a name without a meaning needs no rule")

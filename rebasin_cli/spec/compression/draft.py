@@ -41,7 +41,7 @@ def draft(infos: Mapping[str, TensorInfo]) -> str:
         raise SpecError("the checkpoint has no tensor that a spec could name")
     lines = [f"rebasin: {VERSION}", *_buffers(names), "tensors:"]
     listed = frozenset(names)
-    lines += _aligned(list(_entries(names, infos)))
+    lines += _align_comments(list(_entries(names, infos)))
     lines += [f"  # cannot be named here: {name!r}" for name in infos if name not in listed]
     return _HEADER + "".join(f"{line}\n" for line in lines)
 
@@ -98,6 +98,6 @@ def _pattern(members: Sequence[str]) -> str:
     return "".join(a + b for a, b in zip(parts, [*shown, ""], strict=True))
 
 
-def _aligned(lines: Sequence[tuple[str, str]]) -> list[str]:
+def _align_comments(lines: Sequence[tuple[str, str]]) -> list[str]:
     width = min(60, max(len(entry) for entry, _ in lines))
     return [f"{entry:<{width}}  # {comment}" for entry, comment in lines]

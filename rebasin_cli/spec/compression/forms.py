@@ -108,13 +108,13 @@ def plain_entry(entry: Entry, rank: int) -> Entry:
     The axis along which parts are cut keeps its sizes: they say where to cut.
     """
     if not isinstance(entry, Split):
-        axes = _trimmed(tuple(map(_plain_axis, entry)), 0)
+        axes = _trim_axes(tuple(map(_plain_axis, entry)), 0)
         return axes or (Fixed(),) * min(rank, 1)
     parts = (
         tuple(tree if k == entry.axis else _plain_axis(tree) for k, tree in enumerate(part))
         for part in entry.parts
     )
-    return Split(entry.axis, tuple(_trimmed(part, entry.axis + 1) for part in parts))
+    return Split(entry.axis, tuple(_trim_axes(part, entry.axis + 1) for part in parts))
 
 
 def _plain_axis(tree: AxisExpr) -> AxisExpr:
@@ -123,7 +123,7 @@ def _plain_axis(tree: AxisExpr) -> AxisExpr:
     return Fixed() if all(isinstance(factor, Fixed) for factor in factors) else tree
 
 
-def _trimmed(axes: Axes, least: int) -> Axes:
+def _trim_axes(axes: Axes, least: int) -> Axes:
     while len(axes) > least and axes[-1] == Fixed():
         axes = axes[:-1]
     return axes
@@ -137,7 +137,7 @@ def _names(meaning: Meaning) -> Iterator[str]:
 
 
 def _length(meaning: Meaning) -> int:
-    """Return how many characters a form takes: an entry that is repeated costs that each time."""
+    """Return how many characters a form takes each time that it is written."""
     if isinstance(meaning, bool):
         return 0
     if isinstance(meaning, Declaration):

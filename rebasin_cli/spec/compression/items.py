@@ -16,6 +16,7 @@ from rebasin_cli.spec.language.tensor_names import INDEX_IN_NAME, TensorNames
 
 AXIS_OF_NAMES = re.compile(r"\[[A-Za-z_][A-Za-z0-9_]*\]")
 ATTACHED = 3  # values that make an index of a number that is not a component of its own
+VARIABLES = "ijkmnpqrs"  # of templates; no l and no o, which look like numbers
 _STEPS = (".prev", ".next", ".prev.prev", ".next.next")
 
 ItemForms = Mapping[str, tuple[Form, tuple[int, ...]]]
@@ -23,7 +24,7 @@ ItemForms = Mapping[str, tuple[Form, tuple[int, ...]]]
 
 @dataclass(frozen=True)
 class Item:
-    """A name, cut at its indices, and what it stands for.
+    """The name of a tensor cut at its indices, and the form of its entry.
 
     For each index, near: what it and its neighbours (`.prev`, ...) are; last: whether it is the
     last at its place; end: whether it is the first or the last; count: how many there are.

@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rebasin_cli.spec.compression.choices import Line, choices
+from rebasin_cli.spec.compression.choices import Line, with_choices
+from rebasin_cli.spec.compression.items import VARIABLES
 from rebasin_cli.spec.language.model import Norm
 from rebasin_cli.spec.language.pattern import compile_pattern, matches
 from rebasin_cli.spec.language.tensor_names import INDEX_IN_NAME, TensorNames
 
-_VARIABLES = "ijkmnpqrs"
 _MARK = "#"
 _FEWEST = 2  # layers that make a template
 
@@ -32,7 +32,7 @@ def short_norms(norms: Mapping[str, Norm], names: TensorNames) -> dict[str, Norm
         for masked, gains in families.items()
         for line in found.lines(gains, frozenset(range(masked.count(_MARK))))
     ]
-    return {line.pattern: line.meaning for line in choices(lines)}
+    return {line.pattern: line.meaning for line in with_choices(lines)}
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class _NormFamilies:
 
         def fewer(said: Sequence[str]) -> tuple[str, ...]:
             short = [Line(name, True, (k,)) for k, name in enumerate(self._with_stars(said, known))]
-            return tuple(line.pattern for line in choices(short))
+            return tuple(line.pattern for line in with_choices(short))
 
         meaning = replace(norm, readers=fewer(norm.readers), writers=fewer(norm.writers))
         place = self.names.position(gain) if gain in self.names else -1
@@ -82,11 +82,11 @@ class _NormFamilies:
         return all(map(same, gains))
 
     def _matched(self, patterns: Iterable[str], known: Variables) -> set[str]:
-        filled = (compile_pattern(_filled(text, known)) for text in patterns)
+        filled = (compile_pattern(_fill_indices(text, known)) for text in patterns)
         return {match.name for one in filled for match in matches(one, self.names)}
 
     def _with_stars(self, readers: Sequence[str], known: Variables) -> Iterator[str]:
-        """Yield readers with `*` for an index that the gain lacks, where it is for all there are.
+        """Yield readers, with `*` for an index that the gain lacks if every one of them reads it.
 
         Deeper models have more of them: layers that attend to one encoder, experts.
         """
@@ -116,14 +116,14 @@ def _together(short: Sequence[tuple[str, Norm]]) -> tuple[str, Norm] | None:
 
 
 def _variable(slot: int) -> str:
-    return f"{{{_VARIABLES[slot]}}}"
+    return f"{{{VARIABLES[slot]}}}"
 
 
 def _variables(gain: str, free: frozenset[int]) -> dict[str, str]:
     return {_variable(slot): _indices(gain)[slot] for slot in free}
 
 
-def _filled(text: str, known: Variables) -> str:
+def _fill_indices(text: str, known: Variables) -> str:
     for variable, index in known.items():
         text = text.replace(variable, index)
     return text

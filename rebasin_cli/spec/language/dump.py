@@ -45,20 +45,20 @@ def _lines(spec: Spec) -> Iterator[str]:
 
 def scalar(text: str) -> str:
     """Return YAML for a text, in quotes if it needs them."""
-    return text if _PLAIN.fullmatch(text) and text not in ("~", "null") else _quoted(text)
+    return text if _PLAIN.fullmatch(text) and text not in ("~", "null") else _quote(text)
 
 
 def key_text(text: str) -> str:
     """Return YAML for a key of a block, such as a name pattern."""
-    written = text if _PLAIN_KEY.fullmatch(text) and text != "null" else _quoted(text)
+    written = text if _PLAIN_KEY.fullmatch(text) and text != "null" else _quote(text)
     return f"? {written}\n  " if len(written) > _LONGEST_KEY else written
 
 
-def _quoted(text: str) -> str:
-    return '"' + "".join(map(_escaped, text)) + '"'
+def _quote(text: str) -> str:
+    return '"' + "".join(map(_escape, text)) + '"'
 
 
-def _escaped(character: str) -> str:
+def _escape(character: str) -> str:
     if character in '"\\':
         return f"\\{character}"
     if character.isprintable():

@@ -38,7 +38,7 @@ class Pattern:
     @property
     def literal(self) -> str | None:
         """The name that the text is, if it is one."""
-        return None if re.search(r"[{\[*]", self.text) else _required(self.text)
+        return None if re.search(r"[{\[*]", self.text) else _without_mark(self.text)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class PatternMatch:
 def compile_pattern(text: str) -> Pattern:
     """Return the pattern for its text. Raises SyntaxProblem."""
     builder = _Builder()
-    required = _required(text)
+    required = _without_mark(text)
     for piece in _PIECE.finditer(required):
         builder.add(piece[0], piece.start())
     if not required:
@@ -80,10 +80,10 @@ def compile_pattern(text: str) -> Pattern:
 
 def pattern_pieces(text: str) -> list[str]:
     """Return what a pattern consists of: literal text, `{...}`, `[...]`, `*`; without its `?`."""
-    return _PIECE.findall(_required(text))
+    return _PIECE.findall(_without_mark(text))
 
 
-def _required(text: str) -> str:
+def _without_mark(text: str) -> str:
     return text.removesuffix("?")
 
 
@@ -147,13 +147,13 @@ class _Builder:
 
 
 @lru_cache(maxsize=4096)
-def _compiled(expression: str) -> re.Pattern[str]:
+def _compile(expression: str) -> re.Pattern[str]:
     return re.compile(expression, re.DOTALL)
 
 
 def match_name(pattern: Pattern, name: str, names: TensorNames) -> PatternMatch | None:
     """Return how the pattern matches one name, or None."""
-    found = _compiled(pattern.expression).fullmatch(name)
+    found = _compile(pattern.expression).fullmatch(name)
     if found is None:
         return None
     ends = tuple(name[: found.start(f"end_{k}")] for k in range(len(pattern.ends)))

@@ -65,7 +65,7 @@ class Problems:
         found = [problem for _, problem in self._found]
         for (_, kind), (index, count) in self._alike.items():
             if count > 1 and kind != found[index].what:
-                found[index] = _counted(found[index], count - 1)
+                found[index] = _with_count(found[index], count - 1)
         order = sorted(range(len(found)), key=lambda k: self._found[k][0])
         raise SpecError(*(found[k] for k in order))
 
@@ -85,6 +85,6 @@ def _skeletons(entry: Entry) -> set[str]:
     return set(map(skeleton, entry_names(entry)))
 
 
-def _counted(problem: Problem, others: int) -> Problem:
+def _with_count(problem: Problem, others: int) -> Problem:
     note = f"(and {others} more like it)"
     return replace(problem, detail=f"{problem.detail}\n{note}" if problem.detail else note)

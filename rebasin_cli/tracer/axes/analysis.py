@@ -207,7 +207,7 @@ class Analysis:
             self.axes[value] = whole
 
     def _independent(self, term: AxisTerm, axes: Sequence[AxisTerm]) -> AxisTerm:
-        """Return a term that depends on another axis only if that stands there, and once."""
+        """Return a term, collapsed if it depends on an axis that is not there exactly once."""
         if isinstance(term, Dependent) and sum(other is term.index for other in axes) != 1:
             return self.terms.collapse(term)
         return term

@@ -141,18 +141,18 @@ def paths(term: AxisTerm) -> Iterator[AtomBlock]:
     if isinstance(term, Atom):
         yield (term,)
     elif isinstance(term, ProductTerm):
-        yield from _crossed(term.factors)
+        yield from _cross_product(term.factors)
     else:
         for part in parts(term):
             yield from paths(part)
 
 
-def _crossed(factors: Sequence[AxisTerm]) -> Iterator[AtomBlock]:
+def _cross_product(factors: Sequence[AxisTerm]) -> Iterator[AtomBlock]:
     if not factors:
         yield ()
         return
     for first in paths(factors[0]):
-        for rest in _crossed(factors[1:]):
+        for rest in _cross_product(factors[1:]):
             yield first + rest
 
 

@@ -78,22 +78,24 @@ class ClassFindings:
 
     def like(self, proved: Spec) -> ClassFindings:
         """Return the findings as far as the spec of a smaller model has them, layer for layer."""
-        known = {_masked(name): declared.maps for name, declared in proved.groups.items()}
-        kinds = {_masked(gain): norm.kind for gain, norm in proved.norms.items()}
-        rotary = tuple(a for a in self.rotary if known.get(_masked(a.group), "").startswith(ROTARY))
-        signs = tuple(u for u in self.signs if known.get(_masked(u.group)) == SIGNED)
+        known = {_mask_indices(name): declared.maps for name, declared in proved.groups.items()}
+        kinds = {_mask_indices(gain): norm.kind for gain, norm in proved.norms.items()}
+        rotary = tuple(
+            a for a in self.rotary if known.get(_mask_indices(a.group), "").startswith(ROTARY)
+        )
+        signs = tuple(u for u in self.signs if known.get(_mask_indices(u.group)) == SIGNED)
         names = (*self.classes, *(axis.group for axis in rotary))
-        maps = {name: known.get(_masked(name), PERMUTATION) for name in names}
+        maps = {name: known.get(_mask_indices(name), PERMUTATION) for name in names}
         norms = {
-            gain: replace(norm, kind=kinds[_masked(gain)])
+            gain: replace(norm, kind=kinds[_mask_indices(gain)])
             for gain, norm in self.norms.items()
-            if _masked(gain) in kinds
+            if _mask_indices(gain) in kinds
         }
         classes = {name: found for name, found in maps.items() if found != PERMUTATION}
         return replace(self, classes=classes, norms=norms, rotary=rotary, signs=signs)
 
 
-def _masked(name: str) -> str:
+def _mask_indices(name: str) -> str:
     return INDEX_IN_NAME.sub("#", name)
 
 
@@ -161,7 +163,7 @@ def _forbid_readers(states: UnitStates) -> None:
 
 
 def _forbid_gains(states: UnitStates, tables: frozenset[Value]) -> None:
-    """Forbid atoms with a gain that cannot be folded, or a vector that is taken for one."""
+    """Forbid rotations of atoms whose gain, or what is taken for one, cannot be folded."""
     named = {value.source.partition(" ")[2] for value in tables}
     for gain in states.gains.keys() & states.scales.keys():
         states.forbidden.setdefault(states.gains[gain].atom, f"{gain} is read and added as well")

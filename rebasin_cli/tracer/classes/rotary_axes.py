@@ -122,7 +122,7 @@ def with_rotary(spec: Spec, axis: RotaryAxis) -> Spec:
     for (name, dim), tree in trees.items():
         entry = tensors[name]
         assert not isinstance(entry, Split)
-        tensors[name] = (*entry[:dim], _named(tree, axis), *entry[dim + 1 :])
+        tensors[name] = (*entry[:dim], _name_axis(tree, axis), *entry[dim + 1 :])
     rows = [before for tree in trees.values() for before in _before(tree, axis.size)]
     common = [name for name in rows[0] if all(name in row for row in rows[1:])]
     declared = Declaration(size=axis.size, per=common[-1] if common else None, fixed=True)
@@ -143,7 +143,7 @@ def _tree(entry: Entry | None, dim: int) -> AxisExpr | None:
     return None if entry is None or isinstance(entry, Split) else entry[dim]
 
 
-def _named(tree: AxisExpr, axis: RotaryAxis) -> AxisExpr:
+def _name_axis(tree: AxisExpr, axis: RotaryAxis) -> AxisExpr:
     def change(leaf: Named | Fixed) -> AxisExpr:
         return Named(axis.group) if leaf == Fixed(axis.size) else leaf
 

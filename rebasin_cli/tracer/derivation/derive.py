@@ -26,6 +26,7 @@ from rebasin_cli.spec.language.model import (
     interleaving,
     product,
 )
+from rebasin_cli.tensors import RUNNING_STATISTICS
 from rebasin_cli.tensors.numbers import is_floating
 from rebasin_cli.tracer.axes.analysis import Analysis, AxisTerms
 from rebasin_cli.tracer.axes.axis_terms import (
@@ -39,13 +40,12 @@ from rebasin_cli.tracer.axes.axis_terms import (
     extent,
 )
 from rebasin_cli.tracer.classes.findings import ClassFindings, find_classes
-from rebasin_cli.tracer.derivation.naming import AtomOccurrence, atom_occurrences, names
-from rebasin_cli.tracer.derivation.parents import parents
+from rebasin_cli.tracer.derivation.naming import AtomOccurrence, atom_occurrences, name_groups
+from rebasin_cli.tracer.derivation.parents import find_parents
 from rebasin_cli.tracer.derivation.unused import hold_unused
-from rebasin_cli.tracer.points.points import Chart, Points, points
+from rebasin_cli.tracer.points.points import Chart, Points, find_points
 from rebasin_cli.tracer.recording.record import Call, Record, Value
 
-STATISTICS = ("running_mean", "running_var")
 UNSEEN = "weights that were not exercised read or write it"
 
 
@@ -86,20 +86,20 @@ def derive(
     record = analysis.record
     # Freezing comes first, since it is asked for by everything else: what is free has a name,
     # and only free atoms and the parents of these are groups.
-    tensors = {n: value for n, value in record.tensors.items() if _concerns(value, analysis)}
+    tensors = {n: value for n, value in record.tensors.items() if _may_move(value, analysis)}
     unused = hold_unused(analysis, tensors, calls, outputs.values())
-    axes = {n: _resolved(analysis, value) for n, value in tensors.items()}
+    axes = {n: _axes_of(analysis, value) for n, value in tensors.items()}
     free = _free(analysis, axes.values())
-    lines = _lines(parents(analysis, list(axes.values())), free)
-    read = _read(analysis, record)
+    lines = _ancestors(find_parents(analysis, list(axes.values())), free)
+    read = _atoms_read(analysis, record)
     found = atom_occurrences(axes, read)
     # Frozen atoms that something moves inside of: groups too, declared as fixed, because a child
     # has to name its parent (heads with ALiBi slopes stay, the dims inside each do not).
     held = [p for p in dict.fromkeys(lines.values()) if p not in free]
-    named = names([*free, *held], found, lines)
+    named = name_groups([*free, *held], found, lines)
     entries = {n: _entry(terms, named) for n, terms in axes.items()}
     spec = Spec(
-        tensors={**_marked(entries, tensors), **_still(record, tensors)},
+        tensors={**_mark_optional(entries, tensors), **_entries_of_fixed_buffers(record, tensors)},
         name=name,
         buffers=tuple(n for n, v in tensors.items() if v.source.startswith("buffer")),
         transposed=_transposed({atom: found[atom] for atom in named}),
@@ -108,26 +108,26 @@ def derive(
 
     @cache
     def entry(value: Value) -> Entry:
-        return _entry(_resolved(analysis, value), named)
+        return _entry(_axes_of(analysis, value), named)
 
     returned = {n: entry(value) for n, value in outputs.items()}
     chart = Chart(entry, {named[a]: named[p] for a, p in lines.items() if a in named})
-    seen = points(record, calls, chart)
+    seen = find_points(record, calls, chart)
     unseen = dict.fromkeys((g for n in unused for g in entry_names(entries[n])), UNSEEN)
     classes = find_classes(analysis, calls, outputs.values(), named).without(unseen)
     return DerivedSpec(spec, tuple(_fixed(analysis, axes)), unused, returned, seen, classes)
 
 
-def _concerns(value: Value, analysis: Analysis) -> bool:
+def _may_move(value: Value, analysis: Analysis) -> bool:
     """Return whether units of a tensor may move: parameters, and buffers that move like them."""
     if value.source[7:] in analysis.movable:
         return prod(value.shape) > 1  # of whole numbers too: a mask that is said to move has to
     seen = analysis.axes.get(value, ())
     moves = value.source.startswith("parameter") or not all(map(analysis.terms.is_frozen, seen))
-    return moves and _counts(value)
+    return moves and _is_described(value)
 
 
-def _counts(value: Value) -> bool:
+def _is_described(value: Value) -> bool:
     """Return whether a spec says anything of a tensor: numbers, of more than one unit.
 
     Integers (position ids, indices, counters) do not move unless they are named as movable.
@@ -136,17 +136,17 @@ def _counts(value: Value) -> bool:
     return prod(value.shape) > 1 and numbers
 
 
-def _still(record: Record, moving: Mapping[str, Value]) -> dict[str, Entry]:
+def _entries_of_fixed_buffers(record: Record, moving: Mapping[str, Value]) -> dict[str, Entry]:
     """Return entries of the buffers that stay: grids, masks.
 
     Without one, a file that is matched by the spec alone holds a tensor of unknown units. Files of
     other releases may lack them.
     """
-    stay = {n: v for n, v in record.tensors.items() if _counts(v) and n not in moving}
+    stay = {n: v for n, v in record.tensors.items() if _is_described(v) and n not in moving}
     return {f"{name}?": tuple(map(Fixed, value.shape)) for name, value in stay.items()}
 
 
-def _resolved(analysis: Analysis, value: Value) -> AxisTerms:
+def _axes_of(analysis: Analysis, value: Value) -> AxisTerms:
     """Return the axes of a parameter; one that depends on another only if its cases differ."""
     axes = [analysis.terms.resolve(term) for term in analysis.of(value)]
     if _same_everywhere(axes):
@@ -166,7 +166,7 @@ def _free(analysis: Analysis, rows: Iterable[AxisTerms]) -> list[Atom]:
     return [atom for atom in every if analysis.terms.reason(atom) is None]
 
 
-def _lines(parents_: Mapping[Atom, Atom], free: Sequence[Atom]) -> dict[Atom, Atom]:
+def _ancestors(parents_: Mapping[Atom, Atom], free: Sequence[Atom]) -> dict[Atom, Atom]:
     """Return the parents of free atoms, and the parents of those, as far up as there are any."""
     lines: dict[Atom, Atom] = {}
     pending = list(free)
@@ -177,7 +177,7 @@ def _lines(parents_: Mapping[Atom, Atom], free: Sequence[Atom]) -> dict[Atom, At
     return lines
 
 
-def _read(analysis: Analysis, record: Record) -> dict[str, frozenset[Atom]]:
+def _atoms_read(analysis: Analysis, record: Record) -> dict[str, frozenset[Atom]]:
     """Return for each tensor the atoms it sums over: those it reads, while it writes the others.
 
     By value, not by name: tied tensors are one value, which may be read through either name.
@@ -219,14 +219,14 @@ def _expression(term: AxisTerm, named: Mapping[Atom, str]) -> AxisExpr:
     if all(atom not in named for atom in atoms(term)):
         return Fixed(extent(term))
     if isinstance(term, ProductTerm):
-        return product(_joined([_expression(f, named) for f in term.factors], prod))
+        return product(_join_fixed([_expression(f, named) for f in term.factors], prod))
     if isinstance(term, InterleavedTerm):
         return interleaving([_expression(row, named) for row in term.rows])
     assert isinstance(term, SumTerm)
-    return concatenation(_joined([_expression(s, named) for s in term.segments], sum))
+    return concatenation(_join_fixed([_expression(s, named) for s in term.segments], sum))
 
 
-def _joined(parts: Sequence[AxisExpr], size: Callable[[Iterable[int]], int]) -> list[AxisExpr]:
+def _join_fixed(parts: Sequence[AxisExpr], size: Callable[[Iterable[int]], int]) -> list[AxisExpr]:
     joined: list[AxisExpr] = []
     for part in parts:
         last = joined[-1] if joined else None
@@ -237,7 +237,7 @@ def _joined(parts: Sequence[AxisExpr], size: Callable[[Iterable[int]], int]) -> 
     return joined
 
 
-def _marked(entries: Mapping[str, Entry], tensors: Mapping[str, Value]) -> dict[str, Entry]:
+def _mark_optional(entries: Mapping[str, Entry], tensors: Mapping[str, Value]) -> dict[str, Entry]:
     """Return the entries; those of tensors that files may leave out are optional.
 
     Of tied tensors all but one, and buffers other than running statistics.
@@ -246,7 +246,7 @@ def _marked(entries: Mapping[str, Entry], tensors: Mapping[str, Value]) -> dict[
     result = {}
     for name, entry in entries.items():
         value = tensors[name]
-        loose = value.source.startswith("buffer") and not name.endswith(STATISTICS)
+        loose = value.source.startswith("buffer") and not name.endswith(RUNNING_STATISTICS)
         result[f"{name}?" if loose or value in seen else name] = entry
         seen.add(value)
     return result

@@ -98,12 +98,12 @@ def stack_experts(
     tensors: dict[str, Entry] = {}
     for name, entry in spec.tensors.items():
         if name not in family.names:
-            tensors[name] = _routed(entry, [a for n, a in router if n == name], axis)
+            tensors[name] = _name_routed_axes(entry, [a for n, a in router if n == name], axis)
     for suffix in family.suffixes:
         entry = spec.tensors[family.member(example, suffix)]
         if isinstance(entry, Split):
             return None
-        renamed = tuple(_renamed(term, names) for term in entry)
+        renamed = tuple(_rename_leaves(term, names) for term in entry)
         tensors[f"{family.place}[e].{suffix}"] = (Named(axis), *renamed)
     groups = {
         name: declared for name, declared in spec.groups.items() if not _belongs(name, spec, family)
@@ -147,13 +147,13 @@ def _belongs(group: str, spec: Spec, family: ExpertFamily) -> bool:
     )
 
 
-def _routed(entry: Entry, axes: Sequence[int], group: str) -> Entry:
+def _name_routed_axes(entry: Entry, axes: Sequence[int], group: str) -> Entry:
     if isinstance(entry, Split) or not axes:
         return entry
     return tuple(Named(group) if axis in axes else term for axis, term in enumerate(entry))
 
 
-def _renamed(tree: AxisExpr, names: Mapping[str, str]) -> AxisExpr:
+def _rename_leaves(tree: AxisExpr, names: Mapping[str, str]) -> AxisExpr:
     def renamed(leaf: Named | Fixed) -> AxisExpr:
         return Named(names.get(leaf.name, leaf.name)) if isinstance(leaf, Named) else leaf
 

@@ -58,14 +58,14 @@ def _read_axes(axes: Sequence[AxisTerm], read: frozenset[Atom]) -> set[int]:
 
     A square weight on a stream has one atom on both axes; in torch's (out, in) it reads the last.
     """
-    chosen = [axis for axis, term in enumerate(axes) if _within(term, read)]
+    chosen = [axis for axis, term in enumerate(axes) if _is_only_read(term, read)]
     twice = {term for term, count in Counter(axes[axis] for axis in chosen).items() if count > 1}
     return {axis for axis in chosen if axes[axis] not in twice} | {
         max(axis for axis in chosen if axes[axis] == term) for term in twice
     }
 
 
-def _within(term: AxisTerm, read: frozenset[Atom]) -> bool:
+def _is_only_read(term: AxisTerm, read: frozenset[Atom]) -> bool:
     found = set(atoms(term))
     return bool(found) and found <= read
 
@@ -82,7 +82,7 @@ def _standing(term: AxisTerm, *, inner: bool, outer: bool) -> Iterator[tuple[Ato
             yield from _standing(part, inner=inner, outer=outer)
 
 
-def names(
+def name_groups(
     groups: Sequence[Atom],
     found: Mapping[Atom, Sequence[AtomOccurrence]],
     parents: Mapping[Atom, Atom],

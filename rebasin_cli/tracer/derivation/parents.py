@@ -44,7 +44,7 @@ class Slot:
     confused: frozenset[Atom]
 
 
-def parents(analysis: Analysis, parameters: Sequence[AxisTerms]) -> dict[Atom, Atom]:
+def find_parents(analysis: Analysis, parameters: Sequence[AxisTerms]) -> dict[Atom, Atom]:
     """Return the parent of each atom that has one.
 
     parameters: the axes of the parameters, in order; the first occurrence ranks the atoms, so
@@ -92,7 +92,7 @@ def _above(
 
 
 def _candidates(analysis: Analysis) -> dict[Atom, set[Atom]]:
-    """Return for each atom those that stand beside it in every block it occurs in.
+    """Return for each atom the other atoms that occur in every block that it occurs in.
 
     In what was computed a chosen unit may stand for them; a parameter has to have them itself.
     """

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from rebasin_cli.errors import UsageError, suggest
+from rebasin_cli.tensors import RUNNING_STATISTICS
 from rebasin_cli.tracer.axes.analysis import analyse
 from rebasin_cli.tracer.derivation.derive import DerivedSpec, derive
 from rebasin_cli.tracer.recording.record import Record, Value, live
@@ -42,7 +43,7 @@ class Symmetry:
     calls: int
 
 
-def symmetry(record: Record, model: nn.Module, choices: Choices, name: str) -> Symmetry:
+def derive_symmetry(record: Record, model: nn.Module, choices: Choices, name: str) -> Symmetry:
     """Return the symmetry of a recorded model. Raises UsageError for an unknown output."""
     # Only what the chosen outputs depend on is analysed, since calls whose results nobody reads
     # tie axes as others do: the last states of an LSTM, stacked, would make all layers one group.
@@ -111,7 +112,7 @@ def movable_buffers(model: nn.Module, globs: Sequence[str]) -> frozenset[str]:
     found: set[str] = set()
     for prefix, module in model.named_modules():
         own = {name for name, buffer in module.named_buffers(recurse=False) if buffer is not None}
-        whole = {"running_mean", "running_var"} <= own or ".parametrizations." in f".{prefix}."
+        whole = {*RUNNING_STATISTICS} <= own or ".parametrizations." in f".{prefix}."
         parameters = {name for name, _ in module.named_parameters(recurse=False)}
         moving = own if whole else {n for n in own if _beside(n) in parameters}
         found.update(f"{prefix}.{name}" if prefix else name for name in moving)
@@ -121,6 +122,6 @@ def movable_buffers(model: nn.Module, globs: Sequence[str]) -> frozenset[str]:
 
 
 def _beside(name: str) -> str | None:
-    """Return the name of the weight that a buffer of torch.nn.utils stands beside, if it is one."""
+    """Return the name of the weight that a buffer of torch.nn.utils belongs to, if it is one."""
     weight, _, role = name.rpartition("_")
     return f"{weight}_orig" if role in ("u", "v", "mask") else None

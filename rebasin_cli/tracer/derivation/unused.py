@@ -75,7 +75,7 @@ def _outside(analysis: Analysis, value: Value, reach: set[Atom]) -> tuple[AxisTe
 
 
 def _reach(analysis: Analysis, tensors: Mapping[str, Value], member: str) -> set[Atom]:
-    """Return the atoms of a member that others have too, and those that share an axis with them."""
+    """Return the atoms of a member that other members share, and those on one axis with them."""
     inside = [name for name in tensors if f"{name}.".startswith(member)]
     found = set[Atom]().union(*(_atoms(analysis, tensors[n]) for n in tensors.keys() - inside))
     axes = [set(atoms(analysis.terms.resolve(t))) for n in inside for t in analysis.of(tensors[n])]

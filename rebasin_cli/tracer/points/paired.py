@@ -13,7 +13,7 @@ from rebasin_cli.tracer.recording.record import Call, Record, Value
 
 @dataclass
 class _Known:
-    """Values, or with them all that share a storage, that have some property."""
+    """A set of values with some property; a value is in it if its storage is, too."""
 
     values: set[Value] = field(default_factory=set)
 

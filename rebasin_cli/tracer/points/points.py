@@ -60,7 +60,7 @@ class Chart:
         return self.root(self.parents[group]) if group in self.parents else group
 
     def visible(self, value: Value, *, crossed: bool) -> set[str]:
-        """Return the groups whose units a value tells apart.
+        """Return the groups whose units can be seen one by one in a value.
 
         crossed: also where another family lies on the axes beside them.
         """
@@ -83,7 +83,9 @@ CallPlaces = Mapping[str, Sequence[CallPlace]]  # by group, from the last to the
 Look = Callable[[Call], Mapping[str, tuple[int, ...]]]
 
 
-def points(record: Record, calls: Sequence[Call], chart: Chart) -> dict[str, tuple[Point, ...]]:
+def find_points(
+    record: Record, calls: Sequence[Call], chart: Chart
+) -> dict[str, tuple[Point, ...]]:
     """Return where to look at the units of every group that can be seen.
 
     After the activation: what operators are given that use the group up, so that none of their
@@ -105,8 +107,8 @@ def points(record: Record, calls: Sequence[Call], chart: Chart) -> dict[str, tup
         **looked(lambda call: _read(call, usable, chart)),
     }
     active = {
-        **looked(lambda call: _activated(call, usable, chart) if _is_gate(call) else {}),
-        **looked(lambda call: {} if _is_gate(call) else _activated(call, usable, chart)),
+        **looked(lambda call: _activation_operands(call, usable, chart) if _is_gate(call) else {}),
+        **looked(lambda call: {} if _is_gate(call) else _activation_operands(call, usable, chart)),
     }
     before = {group: active.get(group, places) for group, places in after.items()}
     found: dict[str, tuple[Point, ...]] = {}
@@ -168,7 +170,9 @@ def _used_up(
         return {}
     made = [value for value in (*call.results, *call.written) if value is not None]
     left = set[str]().union(*map(chart.on, made))
-    return _seen(call, usable, lambda value: chart.visible(value, crossed=crossed) - left)
+    return _operands_with_groups(
+        call, usable, lambda value: chart.visible(value, crossed=crossed) - left
+    )
 
 
 def _read(call: Call, usable: frozenset[Value], chart: Chart) -> dict[str, tuple[int, ...]]:
@@ -181,13 +185,15 @@ def _is_gate(call: Call) -> bool:
     return facts(call.name).gate
 
 
-def _activated(call: Call, usable: frozenset[Value], chart: Chart) -> dict[str, tuple[int, ...]]:
+def _activation_operands(
+    call: Call, usable: frozenset[Value], chart: Chart
+) -> dict[str, tuple[int, ...]]:
     if not facts(call.name).activation:
         return {}
-    return _seen(call, usable, lambda value: chart.visible(value, crossed=False))
+    return _operands_with_groups(call, usable, lambda value: chart.visible(value, crossed=False))
 
 
-def _seen(
+def _operands_with_groups(
     call: Call, usable: frozenset[Value], groups: Callable[[Value], set[str]]
 ) -> dict[str, tuple[int, ...]]:
     found: defaultdict[str, list[int]] = defaultdict(list)

@@ -20,7 +20,7 @@ from rebasin_cli.spec.language.model import (
 Breaks = Callable[[Mapping[str, Permutation]], bool]
 
 
-def culprits(permutations: Mapping[str, Permutation], breaks: Breaks) -> list[str]:
+def find_culprits(permutations: Mapping[str, Permutation], breaks: Breaks) -> list[str]:
     """Return the groups whose permutations break the function; see `find_by_halving`."""
     return find_by_halving(
         list(permutations), lambda some: breaks({n: permutations[n] for n in some})
@@ -85,7 +85,7 @@ def orphaned_groups(spec: Spec, bound: BoundSpec, names: Iterable[str]) -> Spec:
 
 
 def declared_one_sided(spec: Spec, names: Iterable[str]) -> Spec:
-    """Return the spec that says of some groups that they are only written, or only read."""
+    """Return the spec with some groups declared one-sided: only written, or only read."""
     groups = dict(spec.groups)
     for name in names:
         groups[name] = replace(groups.get(name, Declaration()), one_sided=True)

@@ -32,7 +32,7 @@ def unmoved_groups(trial: Trial, bound: BoundSpec) -> list[str]:
     # first tells enough, of the smallest input.
     for names in (_light(bound), _stored(bound)):
         for slopes in trial.slopes(names):
-            suspects = [name for name in suspects if not _sloped(slopes, everywhere[name])]
+            suspects = [name for name in suspects if not _has_slope(slopes, everywhere[name])]
             if not suspects:
                 return []
     left = RUNS
@@ -91,7 +91,7 @@ def _light(bound: BoundSpec) -> set[str]:
     return {name for name, group in places if sizes[name] == least[group]}
 
 
-def _sloped(slopes: Mapping[str, Tensor], places: BlockPlaces) -> bool:
+def _has_slope(slopes: Mapping[str, Tensor], places: BlockPlaces) -> bool:
     known = ((slopes[name], blocks) for name, blocks in places.items() if name in slopes)
     slices = (block.view(slope) for slope, blocks in known for block in blocks)
     return any(bool((slope != 0).any()) for slope in slices)

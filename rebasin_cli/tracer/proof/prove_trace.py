@@ -24,7 +24,12 @@ from rebasin_cli.tracer.derivation.experts import (
     stack_experts,
 )
 from rebasin_cli.tracer.model_trace import Trace, compress_trace
-from rebasin_cli.tracer.proof.culprits import culprits, drop_groups, orphaned_groups, without_own
+from rebasin_cli.tracer.proof.culprits import (
+    drop_groups,
+    find_culprits,
+    orphaned_groups,
+    without_own,
+)
 from rebasin_cli.tracer.proof.ineffective import (
     fixed_axes,
     unmoved_groups,
@@ -32,7 +37,7 @@ from rebasin_cli.tracer.proof.ineffective import (
     without_unmoved,
 )
 from rebasin_cli.tracer.proof.proof import Proof, Trial, random_permutations, rotate_units
-from rebasin_cli.tracer.proof.uniform_buffers import vary_uniform_buffers
+from rebasin_cli.tracer.proof.random_numbers import vary_uniform_buffers
 from rebasin_cli.tracer.proof.unproved import UNMOVED, Doubt
 from rebasin_cli.tracer.recording.capture import Arguments
 
@@ -91,14 +96,14 @@ def _with_experts(traced: Trace, trial: Trial) -> Trace:
     for family in list(expert_families(traced.explicit, traced.infos)):
         found = routers(traced.explicit, family)
         for router in (found, *([place] for place in found if len(found) > 1)):
-            stacked = _stacked(traced, family, router) if router else None
+            stacked = _stack_family(traced, family, router) if router else None
             if stacked is not None and _proves(trial, stacked.bound, family):
                 traced = stacked
                 break
     return traced
 
 
-def _stacked(
+def _stack_family(
     traced: Trace, family: ExpertFamily, router: Sequence[tuple[str, int]]
 ) -> Trace | None:
     spec = stack_experts(traced.explicit, family, router)
@@ -153,12 +158,15 @@ def _cast(example: Arguments, dtype: torch.dtype) -> Arguments:
 def _refuted(
     traced: Trace, permutations: Mapping[str, Permutation], trial: Trial
 ) -> tuple[Trace, dict[str, str]]:
-    """Drop the groups that break the function, or their parent if that is enough."""
+    """Return the trace without the groups that break the function, and the reasons.
+
+    Of a group that holds with one permutation for all units of its parent, only the parent goes.
+    """
 
     def breaks(some: Mapping[str, Permutation]) -> bool:
         return not trial.keeps(traced.bound, some)
 
-    bad = culprits(permutations, breaks)
+    bad = find_culprits(permutations, breaks)
     parentless = [n for n in bad if permutations[n].parents and not breaks(_same(permutations, n))]
     gone = [name for name in bad if name not in parentless]
     spec = orphaned_groups(

@@ -1,28 +1,33 @@
-"""Random numbers in a model: such as hide no error, noise on them, sums to take gradients of."""
+"""Random numbers in a model, so that no error hides: in parameters, in buffers, in sums.
+
+Fresh models hide errors: zero biases, unit norms and buffers whose slices are all equal stay the
+same when they are permuted wrongly.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import torch
 from torch import Tensor, nn
 
+from rebasin_cli.tensors import RUNNING_STATISTICS
 from rebasin_cli.tensors.numbers import in_reals, is_floating
+from rebasin_cli.tracer.axes.analysis import uniform_axes
 
 KERNEL = 16  # a last axis of three that is longer is no kernel: a stack of matrices
 NOISE = 0.1  # of what is added to parameters that do not vary
+BUFFER_NOISE = 0.1  # at most, of what a slice is scaled and shifted by; variances stay positive
 
 
 def randomise(model: nn.Module, generator: torch.Generator) -> None:
     """Give all floating parameters and statistics values that hide no error.
 
     Fresh models have zero biases, unit norms and residual branches scaled by 1e-6: with those a
-    wrong permutation changes nothing. Noise is added to everything that hardly varies; what
+    wrong permutation changes nothing. Noise is added to everything that hardly varies. What
     varies enough is left alone, so that doing it again changes nothing.
     """
-    statistics = {
-        n for n, _ in model.named_buffers() if n.endswith(("running_mean", "running_var"))
-    }
+    statistics = {n for n, _ in model.named_buffers() if n.endswith(RUNNING_STATISTICS)}
     for name, tensor in model_tensors(model).items():
         if is_floating(tensor.dtype) and (isinstance(tensor, nn.Parameter) or name in statistics):
             positive = name.endswith("running_var")
@@ -47,6 +52,17 @@ def _scale(tensor: Tensor) -> float:
     return float((tensor.shape[-1] if stack else tensor.numel() / tensor.shape[0]) ** -0.5)
 
 
+def vary_uniform_buffers(model: nn.Module, names: Container[str]) -> None:
+    """Scale and shift each slice of some buffers, along the axes where all slices are equal."""
+    generator = torch.Generator().manual_seed(0)
+    for name, values in model.named_buffers():
+        if name in names and values.is_floating_point():
+            uniform = uniform_axes(values, values.dim())
+            shape = [n if same else 1 for n, same in zip(values.shape, uniform, strict=True)]
+            noise = torch.rand(shape, generator=generator).to(values) * BUFFER_NOISE
+            values.mul_(1 + noise).add_(noise)
+
+
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return parameters and buffers by state-dict name; writing to them changes the model."""
     state = model.state_dict(keep_vars=True)
@@ -66,7 +82,7 @@ def random_sum(outputs: Iterable[Tensor]) -> Tensor:
 
 
 def noisy_values(values: Tensor, generator: torch.Generator) -> Tensor:
-    """Return numbers with noise that is larger than they are; a mask turned over."""
+    """Return values with noise larger than they are; of whole numbers and masks, the negation."""
     if not is_floating(values.dtype):
         return (values == 0).to(values.dtype)
     noise = torch.randn(values.shape, generator=generator, dtype=torch.float32)

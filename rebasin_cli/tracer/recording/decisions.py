@@ -21,7 +21,7 @@ def code_line() -> str:
     return next((f"{Path(file).name}:{line}" for file, line in own), "its code")
 
 
-def asks(call: Call) -> bool:
+def asks_for_number(call: Call) -> bool:
     """Return whether a program gets to know a number; of integers most are lengths and indices."""
     integer = call.operands and not (
         call.operands[0].dtype.is_floating_point or call.operands[0].dtype == torch.bool

@@ -20,7 +20,10 @@ LISTS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 @dataclass(frozen=True)
 class Twin:
-    """A tensor that was read, in the place of one that was not; member: what it is of, `e.3.`."""
+    """A tensor that the run used, at the place of one that it did not use in another member.
+
+    member: the prefix of the member that it belongs to, as `e.3.`.
+    """
 
     name: str
     member: str
@@ -33,7 +36,7 @@ def list_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def idle_members(record: Record, used: Container[Value]) -> dict[str, list[Twin]]:
-    """Return for tensors that are not used those that are, in the nearest list that has any."""
+    """Return the twins of each unused tensor, in the nearest list of modules that has any."""
     found: defaultdict[tuple[object, ...], list[Twin]] = defaultdict(list)
     idle = [name for name, value in record.tensors.items() if value not in used]
     for name, value in record.tensors.items() if idle else ():
@@ -45,7 +48,7 @@ def idle_members(record: Record, used: Container[Value]) -> dict[str, list[Twin]
 
 
 def _places(record: Record, name: str) -> Iterator[tuple[tuple[object, ...], str]]:
-    """Yield where a tensor stands in the members of each list that it is in, and of which it is."""
+    """Yield for each list around a tensor its place inside a member, and the member's prefix."""
     for place in record.lists:
         if name.startswith(place):
             member, _, inside = name[len(place) :].partition(".")

@@ -138,9 +138,10 @@ def live(record: Record, outputs: Sequence[Value]) -> list[Call]:
 
 
 def _counted(call: Call) -> tuple[Value, ...]:
-    """Return what decides the size of results of which only that is used.
+    """Return the operands that the size of a call's result depends on, where only that is used.
 
-    A mask chooses as many elements in any order of its axes: the call then orders nothing.
+    Of an index by masks these are the masks alone: a mask chooses as many elements in any order of
+    its axes.
     """
     if call.name != "index":
         return call.operands

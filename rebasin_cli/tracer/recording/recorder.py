@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from rebasin_cli.errors import UsageError
 from rebasin_cli.tensors.trees import map_leaves
 from rebasin_cli.tracer.operators import facts
-from rebasin_cli.tracer.recording.decisions import asks, code_line
+from rebasin_cli.tracer.recording.decisions import asks_for_number, code_line
 from rebasin_cli.tracer.recording.dispatch import OperatorMode
 from rebasin_cli.tracer.recording.record import Call, Value, values_in
 
@@ -94,7 +94,7 @@ class Recorder(OperatorMode):
         results = self._results(result, numbers, constant, _viewed(func, inputs))
         call = Call(len(self.calls), plain_name(func), func, inputs, options, results, written)
         self.calls.append(call)
-        if asks(call):
+        if asks_for_number(call):
             self.lines[call.index] = code_line()
         return result
 

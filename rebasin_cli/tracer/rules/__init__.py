@@ -26,7 +26,7 @@ CREATORS = (
 
 
 def created(analysis: Analysis, call: Call) -> list[AxisTerms]:
-    """A new tensor that is written into later: what is written says what its axes are."""
+    """Give a new tensor free axes: it is written into later, and that ties them."""
     return [analysis.fresh(value.shape) for value in call.results if value is not None]
 
 
@@ -108,7 +108,7 @@ def _hand_on(analysis: Analysis, call: Call, domains: list[AxisTerm], partly: bo
 
 
 def _looked_up(analysis: Analysis, call: Call, domains: dict[Value, AxisTerm]) -> None:
-    """The index that looks up is dealt with; what is looked up may hold indices itself."""
+    """Pass on, or freeze, the domain of a tensor of indices that is itself looked into."""
     index = list(values_in(call.arg("indices" if call.has("indices") else "index")))
     held = {value: domain for value, domain in domains.items() if value not in index}
     first = held.pop(call.args[0], None)

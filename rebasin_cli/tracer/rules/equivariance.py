@@ -210,7 +210,7 @@ def _tried(
     ways: list[list[tuple[AxisPlace, ...]]] = []
     for example in examples:
         order = example.order(size)
-        after = operator.run(_permuted(example.given, places, order))
+        after = operator.run(_permute_places(example.given, places, order))
         pairs = zip(example.results, after, strict=True)
         now = [_ways(k, before, then, order) for k, (before, then) in enumerate(pairs)]
         known = ways or now
@@ -220,7 +220,7 @@ def _tried(
     return OperatorRelation(tuple(places), tuple(place for way in ways for place in way[0]))
 
 
-def _permuted(
+def _permute_places(
     tensors: Sequence[Tensor], places: Sequence[AxisPlace], order: Tensor
 ) -> tuple[Tensor, ...]:
     moved = list(tensors)
@@ -236,7 +236,7 @@ def _ways(k: int, before: Tensor, after: Tensor, order: Tensor) -> list[tuple[Ax
     return [
         tuple((k, dim) for _, dim in places)
         for places in sets
-        if _equal(_permuted([before], places, order)[0], after)
+        if _equal(_permute_places([before], places, order)[0], after)
     ]
 
 

@@ -40,10 +40,10 @@ def probe_operator(analysis: Analysis, call: Call) -> list[AxisTerms] | None:
     for row in rows:
         for dim in range(len(row)):
             analysis.mix(row, [dim])
-    return _tied(analysis, call, rows, found, kept)
+    return _tie_axes(analysis, call, rows, found, kept)
 
 
-def _tied(
+def _tie_axes(
     analysis: Analysis,
     call: Call,
     rows: Sequence[AxisTerms],
@@ -68,7 +68,7 @@ def _tied(
 
 
 def _layout(analysis: Analysis, call: Call, values: Sequence[Value]) -> CallLayout | None:
-    """Return all that decides what a call does but its floating numbers, or None."""
+    """Return all that determines a call except the values of floating tensors; None: unknown."""
     if any(value not in call.results for value in call.written):
         return None
     operands: dict[Value, Operand] = {}

@@ -58,7 +58,7 @@ def transpose(analysis: Analysis, call: Call) -> list[AxisTerms]:
 
 
 def expand(analysis: Analysis, call: Call) -> list[AxisTerms]:
-    """An axis of size 1 that is repeated says nothing about the order of its copies."""
+    """Keep axes; one of size 1 that is repeated becomes a free axis, its copies are all alike."""
     axes, shape = analysis.of(call.args[0]), call.result.shape
     padded = (ONE,) * (len(shape) - len(axes)) + axes
     return [
@@ -105,7 +105,7 @@ def joined(analysis: Analysis, rows: Sequence[AxisTerms], dim: int) -> AxisTerms
         return rows[0]
     pieces = [analysis.terms.collapse(row[dim]) for row in rows]
     if all(piece == ONE for piece in pieces):
-        return _stacked(analysis, rows, dim)
+        return _stacked_axes(analysis, rows, dim)
     for row in rows[1:]:
         for place, (one, two) in enumerate(zip(rows[0], row, strict=True)):
             if place != dim:
@@ -113,7 +113,7 @@ def joined(analysis: Analysis, rows: Sequence[AxisTerms], dim: int) -> AxisTerms
     return (*rows[0][:dim], add(pieces), *rows[0][dim + 1 :])
 
 
-def _stacked(analysis: Analysis, rows: Sequence[AxisTerms], dim: int) -> AxisTerms:
+def _stacked_axes(analysis: Analysis, rows: Sequence[AxisTerms], dim: int) -> AxisTerms:
     index = Atom(len(rows))
     segments = (ONE,) * len(rows)
     analysis.terms.unify(index, SumTerm(segments))
@@ -131,11 +131,13 @@ def pad(analysis: Analysis, call: Call) -> list[AxisTerms]:
     axes, widths = analysis.of(call.args[0]), call.arg("pad")
     for pair in range(len(widths) // 2):
         before, after = widths[2 * pair : 2 * pair + 2]
-        axes = _padded(analysis, axes, len(axes) - 1 - pair, before, after)
+        axes = _padded_axis(analysis, axes, len(axes) - 1 - pair, before, after)
     return [axes]
 
 
-def _padded(analysis: Analysis, axes: AxisTerms, dim: int, before: int, after: int) -> AxisTerms:
+def _padded_axis(
+    analysis: Analysis, axes: AxisTerms, dim: int, before: int, after: int
+) -> AxisTerms:
     size = extent(axes[dim])
     axes = narrowed(analysis, axes, dim, max(-before, 0), size - max(-after, 0))
     if before <= 0 and after <= 0:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.assignment.linear import assign
-from rebasin_cli.matching.problem.axis_chains import front
+from rebasin_cli.matching.problem.axis_chains import as_rows
 from rebasin_cli.matching.problem.group_families import GroupFamily, families
 from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.matching.search import descent
@@ -69,7 +69,9 @@ def _contracted(family: GroupFamily, a: TensorSource, b: TensorSource) -> tuple[
     similarity = torch.zeros(size, size)
     for site in family.sites:
         for position in family.own(site):
-            rows, columns = (front(site.array(source), position).contiguous() for source in (a, b))
+            rows, columns = (
+                as_rows(site.array(source), position).contiguous() for source in (a, b)
+            )
             began = time.process_time()
             similarity.addmm_(rows, columns.T)
             seconds += time.process_time() - began

@@ -21,7 +21,7 @@ from rebasin_cli.models.transformers.transformers_inputs import (
     find_inputs,
     transformers_examples,
 )
-from rebasin_cli.models.trial_run import noise
+from rebasin_cli.models.trial_run import normal_noise
 from tests.benchmarks.zoo.architectures import ARGUMENTS
 
 STATISTICS = ("running_mean", "running_var")
@@ -179,7 +179,7 @@ def _target(name: str, arguments: Mapping[str, object]) -> tuple[str, ...]:
 
 def _pictures(model: nn.Module) -> tuple[Example, ...]:
     side = getattr(model, "default_cfg", {}).get("input_size", (3, 64, 64))[-1]
-    return (Example((noise((2, 3, side, side)),)),)
+    return (Example((normal_noise((2, 3, side, side)),)),)
 
 
 def _to_hub(library: Any, given: Mapping[str, object], model: nn.Module, folder: Path) -> None:

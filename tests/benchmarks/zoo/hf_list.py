@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import torch
 
 from rebasin_cli.models.transformers.transformers_models import config_subject
-from rebasin_cli.models.trial_run import failure, quiet
+from rebasin_cli.models.trial_run import failure_on, quiet
 
 SECONDS = 30
 transformers: Any = importlib.import_module("transformers")
@@ -111,7 +111,7 @@ def outcome(kind: str) -> str:
         place = "inputs"
         examples = subject.examples(model)
         place = "run"
-        errors = [error for error in (failure(model, one) for one in examples) if error]
+        errors = [error for error in (failure_on(model, one) for one in examples) if error]
         if errors:
             raise errors[0]
     except Exception as error:

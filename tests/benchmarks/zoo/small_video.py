@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from rebasin_cli.models.subject import Example, Subject
-from rebasin_cli.models.trial_run import noise
+from rebasin_cli.models.trial_run import normal_noise
 
 SPATIAL, TEMPORAL = (64, 64), 8  # instead of 224 and 16, of which a proof takes ten CPU minutes
 KINDS = ("mvit_v1_b", "mvit_v2_s")
@@ -37,4 +37,4 @@ def _built(name: str) -> nn.Module:
 
 
 def _examples(model: nn.Module) -> tuple[Example, ...]:
-    return tuple(Example((noise((batch, 3, TEMPORAL, *SPATIAL)),)) for batch in (2, 3))
+    return tuple(Example((normal_noise((batch, 3, TEMPORAL, *SPATIAL)),)) for batch in (2, 3))

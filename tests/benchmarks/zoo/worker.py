@@ -13,7 +13,7 @@ import torch
 
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.models.subject import Subject
-from rebasin_cli.models.target import subject
+from rebasin_cli.models.target import subject_of_target
 from rebasin_cli.models.transformers.transformers_models import config_subject
 from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.symmetry.fold_plan import can_rotate
@@ -51,7 +51,7 @@ def zoo_subject(architecture: str) -> Subject:
     if name in KINDS:
         return small_video(name)
     if library != "transformers":
-        return subject(architecture, model_args=ARGUMENTS.get(architecture))
+        return subject_of_target(architecture, model_args=ARGUMENTS.get(architecture))
     configurations: Any = importlib.import_module("tests.benchmarks.zoo.hf_list")
     found = config_subject(name, configurations.configuration(name))
     return found.small or found

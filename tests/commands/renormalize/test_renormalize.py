@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from rebasin_cli.activations.layer_statistics import LayerStatistics, flat
+from rebasin_cli.activations.layer_statistics import LayerStatistics, layer_tensors
 from tests.cli.build import mlp, near, save, shuffled
 from tests.cli.harness import rebasin
 
@@ -181,7 +181,7 @@ def test_closed_form_needs_no_data_with_a_file_of_statistics(folder):
         layer: LayerStatistics(torch.zeros(2, n), torch.ones(2, n), torch.zeros(1, n))
         for layer, n in (("0", 8), ("2", 11))
     }
-    save_file(flat(known), folder / "s.safetensors")
+    save_file(layer_tensors(known), folder / "s.safetensors")
     done = renormalize(
         folder, "mean.safetensors", "--method", "closed-form", "--statistics", "s.safetensors",
         "--model", "user.py:net",

@@ -26,7 +26,7 @@ from rebasin_cli.tracer.axes.axis_terms import (
     extent,
     parts,
 )
-from rebasin_cli.tracer.derivation.parents import parents
+from rebasin_cli.tracer.derivation.parents import find_parents
 from rebasin_cli.tracer.recording.record import Record, Value
 from rebasin_cli.tracer.recording.recorder import Recorder
 from rebasin_cli.tracer.rules import apply_rule
@@ -173,8 +173,8 @@ def relations(found: Probe, movable: Sequence[Atom]) -> Iterator[Mapping[Atom, A
     """Yield no parents, those that are found together, and each that could be one alone."""
     rows = [found.axes(value) for value in found.parameters]
     inside = list(dict.fromkeys(a for row in rows for a in _inside(found, row)))
-    alone = (parents(found.analysis, [(two, one)]) for two, one in permutations(inside, 2))
-    for relation in ({}, parents(found.analysis, rows), *alone):
+    alone = (find_parents(found.analysis, [(two, one)]) for two, one in permutations(inside, 2))
+    for relation in ({}, find_parents(found.analysis, rows), *alone):
         visible = {c: p for c, p in relation.items() if c in movable and _visible(found, c, p)}
         if visible or not relation:
             yield visible

@@ -65,7 +65,7 @@ def plan_auto(request: AlignRequest) -> AlignPlan | AutoPlan:
 
 
 def _by_weights(request: AlignRequest) -> AlignRequest:
-    """Return a request without data: --spec says how to align then, and --model what is run."""
+    """Return the request for matching by weights: without --data; --spec goes before --model."""
     if request.search.method not in METHODS:
         return request
     return replace(request, data=Data(), tracing=request.tracing.unless(request.selection.spec))

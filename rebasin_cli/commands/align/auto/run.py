@@ -112,7 +112,7 @@ def _compare_all(plan: AutoPlan, progress: Progress) -> dict[Path, _Alternatives
 
 def _by_weights(plan: AutoPlan, model: Checkpoint, progress: Progress) -> _Alternatives:
     folding, machine = plan.rotating.problem.folding, plan.permuting.machine
-    pair = _folded(plan, model)
+    pair = _folded_pair(plan, model)
     settings = machine.settings(plan.permuting.request.search)
     labels = str(plan.rotating.problem.models[0].path), str(model.path)
     permuted = permutation_standing(pair, folding, settings, labels=labels, progress=progress)
@@ -125,12 +125,12 @@ def _by_weights(plan: AutoPlan, model: Checkpoint, progress: Progress) -> _Alter
 
 
 def _by_data(plan: AutoPlan, model: Checkpoint, progress: Progress) -> _Alternatives:
-    found = match_folded(plan.rotating, _folded(plan, model), None, progress)
+    found = match_folded(plan.rotating, _folded_pair(plan, model), None, progress)
     losses = midpoint_losses(plan, model, found.maps, progress)
     return _Alternatives(found, losses=losses)
 
 
-def _folded(plan: AutoPlan, model: Checkpoint) -> FoldedPair:
+def _folded_pair(plan: AutoPlan, model: Checkpoint) -> FoldedPair:
     folding = plan.rotating.problem.folding
     return FoldedNorms(plan.rotating.problem.models[0], folding), FoldedNorms(model, folding)
 
@@ -163,8 +163,8 @@ def midpoint_losses(
     if code is None:
         return {}
     pairs = {
-        PERMUTATION: _permuted(plan, model, progress),
-        ORTHOGONAL: _rotated(plan, model, rotation),
+        PERMUTATION: _permuted_pair(plan, model, progress),
+        ORTHOGONAL: _rotated_pair(plan, model, rotation),
     }
     progress("running the models", 0, 0)
     ends, network = (reference, model), code.network
@@ -180,14 +180,14 @@ def midpoint_losses(
     return {kind: judge.loss(*pair) for kind, pair in pairs.items()}
 
 
-def _permuted(plan: AutoPlan, model: Checkpoint, progress: Progress) -> FoldedPair:
+def _permuted_pair(plan: AutoPlan, model: Checkpoint, progress: Progress) -> FoldedPair:
     permuting = plan.permuting
     reference, choice, search = permuting.reference, permuting.choice, permuting.request.search
     found = match_models(reference, model, choice, permuting.machine, search, progress=progress)
     return reference, Permuted(model, choice.bound.tensors, found.permutations)
 
 
-def _rotated(plan: AutoPlan, model: Checkpoint, rotation: GroupMaps) -> FoldedPair:
+def _rotated_pair(plan: AutoPlan, model: Checkpoint, rotation: GroupMaps) -> FoldedPair:
     folding = plan.rotating.problem.folding
     moved = Carried(FoldedNorms(model, folding), folding.moving.tensors, rotation)
     return FoldedNorms(plan.permuting.reference, folding), moved

@@ -32,12 +32,13 @@ from rebasin_cli.folding.folded_models import (
     folded_parts,
 )
 from rebasin_cli.folding.map_file import save_maps
-from rebasin_cli.folding.rotated_models import stays
+from rebasin_cli.folding.rotated_models import is_settled_reference
 from rebasin_cli.folding.rotated_outcome import LearnedMaps, Rotated, rotated_outcome
 from rebasin_cli.folding.rotation_data import ACTIVATIONS, measure_streams
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.built import build_network
 from rebasin_cli.network.data_split import DataSplit
+from rebasin_cli.network.network import Network
 from rebasin_cli.network.sampled_text import data_of
 from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
 from rebasin_cli.progress import Progress
@@ -77,7 +78,7 @@ def run_orthogonal(
 def _fold_reference(
     plan: OrthogonalPlan, reference: Checkpoint, target: Target, progress: Progress
 ) -> LeftAsIs | Folded:
-    if stays(reference):
+    if is_settled_reference(reference):
         return LeftAsIs(reference.path, "reference")
     if target.place.skip:
         return LeftAsIs(target.path, "exists")
@@ -116,7 +117,7 @@ def _rotate(
         plan.request.learning.resume.unlink(missing_ok=True)
     return replace(
         outcome,
-        reference=reference.path if stays(reference) else plan.targets[0].path,
+        reference=reference.path if is_settled_reference(reference) else plan.targets[0].path,
         learned=learned,
         written=written,
         saved=saved,
@@ -142,7 +143,7 @@ def _found(
 
 
 def _result(plan: OrthogonalPlan, model: Checkpoint, moved: Carried, maps: GroupMaps) -> Result:
-    """Return what is written: the model moved, and what lies beside its weights."""
+    """Return what is written: the moved model, its provenance, and its other sets of weights."""
     reference, folding = plan.problem.models[0], plan.problem.folding
     facts = provenance(
         "align",
@@ -200,26 +201,16 @@ def _learn(
     batches: Batches | None,
     progress: Progress,
 ) -> LearnedMaps | None:
-    """Return what is learned from the midpoint's answers, if that was asked for."""
+    """Return the maps learned from the midpoint's answers, if --learn asks for that.
+
+    start: the maps that matching found. A file of --resume is read first, and kept up to date.
+    """
     code, request = plan.code, plan.request
     if code is None or batches is None or not request.learn:
         return None
-    reference, folding = plan.problem.models[0], plan.problem.folding
-    machine = plan.problem.machine
-    nets = [build_network(code.network, end, machine) for end in (reference, model, reference)]
-    folded = (FoldedNorms(end, folding) for end in (reference, model))
-    device = machine.device
-    first, second = (_in_float64(source, device) for source in folded)
-    learning = MapLearning(
-        ends=(nets[0].requires_grad_(False), nets[1].requires_grad_(False)),
-        midpoint=batchwise(nets[2]),
-        network=code.network,
-        pair=(first, second),
-        bound=folding.moving,
-        split=DataSplit(batches, request.learning.held_out),
-    )
-    start, kept = start.to(device), kept_learning(plan, model)
-    learned = learning.learn(
+    folding = plan.problem.folding
+    start, kept = start.to(plan.problem.machine.device), kept_learning(plan, model)
+    learned = _map_learning(plan, model, code.network, batches).learn(
         start,
         folding.classes,
         request.learn,
@@ -230,6 +221,26 @@ def _learn(
         keep=lambda state: state.write(kept) if kept else None,
     )
     return replace(learned, maps=learned.maps.to("cpu"))
+
+
+def _map_learning(
+    plan: OrthogonalPlan, model: Checkpoint, network: Network, batches: Batches
+) -> MapLearning:
+    """Return both ends, the network of their midpoint, and the data, ready for learning."""
+    reference, folding, machine = plan.problem.models[0], plan.problem.folding, plan.problem.machine
+    ends = (reference, model)
+    first, second, midpoint = (
+        build_network(network, end, machine) for end in (reference, model, reference)
+    )
+    folded, other = (_in_float64(FoldedNorms(end, folding), machine.device) for end in ends)
+    return MapLearning(
+        ends=(first.requires_grad_(False), second.requires_grad_(False)),
+        midpoint=batchwise(midpoint),
+        network=network,
+        pair=(folded, other),
+        bound=folding.moving,
+        split=DataSplit(batches, plan.request.learning.held_out),
+    )
 
 
 def _in_float64(source: TensorSource, device: str) -> InMemory:

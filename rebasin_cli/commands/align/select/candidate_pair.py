@@ -60,7 +60,7 @@ class TriedCandidate:
 
 @dataclass(frozen=True)
 class CandidatePair:
-    """The reference and one model, the data, and what says how their midpoints do."""
+    """The reference and one model, to be aligned in every candidate way and judged on data."""
 
     plan: SelectPlan
     model: Checkpoint
@@ -68,7 +68,7 @@ class CandidatePair:
     progress: Progress
 
     def judged(self) -> Iterator[TriedCandidate]:
-        """Yield every candidate, made and judged; one that cannot be made or judged is told of."""
+        """Yield every candidate with the loss of its midpoint, or the reason why it has none."""
         for number, candidate in enumerate(self.plan.candidates):
             self.progress(f"trying {candidate.name}", number, len(self.plan.candidates))
             began = perf_counter()

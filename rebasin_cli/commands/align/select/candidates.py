@@ -39,7 +39,7 @@ class _Variation:
     activations: Mapping[str, Any] | None = None
 
 
-def _mixed(mix: float, similarity: str = "inner", effort: str = "default") -> _Variation:
+def _by_activations(mix: float, similarity: str = "inner", effort: str = "default") -> _Variation:
     words = [f"activations, mix {mix:g}", similarity * (similarity != "inner")]
     words += [f"effort {effort}" * (effort != "default")]
     search = {"method": ACTIVATIONS, "effort": effort}
@@ -56,15 +56,15 @@ WEIGHTS = _Variation("weights", {})  # where the default is another method
 WAYS: Mapping[str, Sequence[_Variation]] = {
     PERMUTATION: (
         WEIGHTS,
-        _mixed(0.35),
-        _mixed(0.1),
-        _mixed(0.5, "covariance"),
-        _mixed(0.6),
+        _by_activations(0.35),
+        _by_activations(0.1),
+        _by_activations(0.5, "covariance"),
+        _by_activations(0.6),
         _Variation("sinkhorn", {"method": "sinkhorn"}),
-        _mixed(0.25, effort="best"),
-        _mixed(0.5, "correlation"),
+        _by_activations(0.25, effort="best"),
+        _by_activations(0.5, "correlation"),
         _Variation("sinkhorn, loss l1", {"method": "sinkhorn", "loss": "l1"}),
-        _mixed(1),
+        _by_activations(1),
         _Variation("effort best", {"effort": "best"}),
     ),
     ORTHOGONAL: (
@@ -77,14 +77,14 @@ WAYS: Mapping[str, Sequence[_Variation]] = {
 def candidates_of(
     kinds: Sequence[str], search: Search, activations: Activations, count: int
 ) -> tuple[Candidate, ...]:
-    """Return so many candidates, or as many as there are: first what is done without choosing.
+    """Return at most `count` candidates; what align does without --select comes first.
 
     kinds: the classes of maps that are allowed. search, activations: as they were asked for.
     """
     found = [Candidate(DEFAULT, kind, search, activations) for kind in kinds]
     for kind in kinds:
         for one in (_candidate(way, kind, search, activations) for way in WAYS[kind]):
-            if not any(_same(one, other) for other in found):
+            if not any(_is_same_way(one, other) for other in found):
                 found.append(one)
     return tuple(found[:count])
 
@@ -97,5 +97,5 @@ def _candidate(way: _Variation, kind: str, search: Search, activations: Activati
     return Candidate(way.name, kind, replace(usual, **way.search), changed)
 
 
-def _same(one: Candidate, other: Candidate) -> bool:
+def _is_same_way(one: Candidate, other: Candidate) -> bool:
     return replace(one, name="") == replace(other, name="")

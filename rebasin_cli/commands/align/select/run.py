@@ -56,13 +56,13 @@ def run_select(plan: SelectPlan, progress: Progress) -> Iterator[Any]:
     chosen = in_one_class(tried)
     selected = [one for one in chosen.values() if isinstance(one, Selected)]
     yield from selected
-    if plan.permuting is None or any(_rotated(one) for one in selected):
+    if plan.permuting is None or any(_is_rotated(one) for one in selected):
         yield from _write_rotated(plan, chosen, progress)
         return
     yield from _write_permuted(plan, chosen, progress)
 
 
-def _rotated(selected: Selected) -> bool:
+def _is_rotated(selected: Selected) -> bool:
     return selected.best.candidate.symmetry == ORTHOGONAL
 
 

@@ -34,7 +34,7 @@ def write_state(
         "best_epoch": state.best_epoch,
         "unit": state.unit,
     }
-    _kept(file, models, request).write(tensors, facts)
+    _state_file(file, models, request).write(tensors, facts)
 
 
 def read_state(
@@ -48,7 +48,7 @@ def read_state(
 
     Raises CheckpointError if it is no such file, or one of other models, data or a held-out share.
     """
-    kept = _kept(file, models, request)
+    kept = _state_file(file, models, request)
     held, facts = kept.read()
     try:
         return LearningState(
@@ -65,7 +65,9 @@ def read_state(
         raise kept.refused("it does not hold the groups and tensors of the spec") from error
 
 
-def _kept(file: Path, models: tuple[Checkpoint, Checkpoint], request: AlignRequest) -> KeptState:
+def _state_file(
+    file: Path, models: tuple[Checkpoint, Checkpoint], request: AlignRequest
+) -> KeptState:
     return KeptState(file, STATE, models, data_circumstances(request))
 
 

@@ -44,8 +44,8 @@ def with_followers(
     norms = tuple(
         replace(
             norm,
-            readers=(*norm.readers, *_of(reading, () if norm.tied else norm.readers)),
-            writers=(*norm.writers, *_of(writing, norm.writers)),
+            readers=(*norm.readers, *_factors_of(reading, () if norm.tied else norm.readers)),
+            writers=(*norm.writers, *_factors_of(writing, norm.writers)),
         )
         for norm in plan.bound.norms
     )
@@ -53,7 +53,7 @@ def with_followers(
     return FactorPlan(bound, plan.ties, whole=plan)
 
 
-def _of(factors: Mapping[str, str], weights: Sequence[str]) -> list[str]:
+def _factors_of(factors: Mapping[str, str], weights: Sequence[str]) -> list[str]:
     return [name for name, weight in factors.items() if weight in weights]
 
 

@@ -27,10 +27,8 @@ from rebasin_cli.commands.apply.movement import Reordering
 from rebasin_cli.errors import PermutationError, Problem
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.permuted import Permuted
-from rebasin_cli.tensors import InMemory
+from rebasin_cli.tensors import RUNNING_STATISTICS, InMemory
 from rebasin_cli.tensors.blocks import BoundTensor
-
-_STATISTICS = ("running_mean", "running_var")  # float, and no parameters
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Training:
         return sum(len(tensor.members) for tensor in self.tensors if tensor.groups & groups)
 
     def jobs(self) -> list[PartJob]:
-        """Return the moments, moved, as what is written beside the weights."""
+        """Return the permuted moments as jobs for the writer."""
         source = InMemory({m.name: m.tensor.detach() for m in self.moments})
         moved = Permuted(source, self.tensors, self.permutations)
         places: dict[KeyPath, list[Moment]] = {}
@@ -197,12 +195,12 @@ class _StateBinder:
         for name in self._model.names():
             if name in self._model.ties or not self._model.info(name).floating:
                 continue
-            buffer = name in self._bound.buffers or name.endswith(_STATISTICS)
+            buffer = name in self._bound.buffers or name.endswith(RUNNING_STATISTICS)
             certain = name in self._places and not buffer
             yield Parameter(name, self._movement(name), certain)
 
     def _movement(self, name: str) -> Hashable:
-        """Return what is equal for tensors that move alike."""
+        """Return a key that is equal for tensors whose axes are permuted in the same way."""
         if name not in self._places:
             return self._model.info(name).shape
         tensor, position = self._places[name]

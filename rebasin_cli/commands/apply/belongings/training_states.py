@@ -15,8 +15,8 @@ from torch import Tensor
 
 from rebasin_cli.adapters.factor_names import Role
 from rebasin_cli.checkpoint.parts import KeyPath, dotted_path
+from rebasin_cli.checkpoint.torch_format.container import DEEPEST
 
-_DEEPEST = 6  # as of the search for the weights
 _STATE, _GROUPS = "state", "param_groups"
 # Of Adam and its kin one number for each of the parameter; of Adafactor (torch; transformers) and
 # CAME one for each row and one for each column. In turn; the first that fits counts.
@@ -64,8 +64,8 @@ class TrainingState:
 
 
 def training_states(value: Any, path: KeyPath) -> Iterator[TrainingState]:
-    """Yield what is known of a part of a file, and a state of nothing but what is not."""
-    if len(path) > _DEEPEST:
+    """Yield the training states in a part of a file; what is not understood is an unknown one."""
+    if len(path) > DEEPEST:
         return
     if isinstance(value, Mapping):
         yield from _in_mapping(value, path)
@@ -123,13 +123,13 @@ def _groups(
     for group in groups:
         numbers = group.get("params") if isinstance(group, Mapping) else None
         told = group.get("param_names") if isinstance(group, Mapping) else None
-        found.append(tuple(n for n in _listed(numbers) if isinstance(n, int | str)))
+        found.append(tuple(n for n in _as_list(numbers) if isinstance(n, int | str)))
         if isinstance(told, list) and len(told) == len(found[-1]):
             names |= zip(found[-1], map(str, told), strict=True)
     return tuple(found), names
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
@@ -158,7 +158,7 @@ def _role(key: Any) -> Role | None:
     return next((role for names, role in _KEYS if re.fullmatch(names, str(key))), None)
 
 
-def _large_in(value: Any, depth: int = _DEEPEST) -> Iterator[Tensor]:
+def _large_in(value: Any, depth: int = DEEPEST) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield from (value,) if _is_large(value) else ()
     elif depth and isinstance(value, Mapping | list | tuple):

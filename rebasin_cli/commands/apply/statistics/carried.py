@@ -64,7 +64,7 @@ def carried_layers(
     models how the units of one correlate with those that were others in the other.
     """
     known = {name: told for name in file.names() if (told := layer_tensor(name)) is not None}
-    numbers = _numbered(file, known)
+    numbers = _number_units(file, known)
     units = _units_before(numbers, layers, model, movement)
     origins = _Origins(numbers, units, _of_all_units(file, numbers, side))
     found: dict[str, Tensor] = {}
@@ -83,7 +83,7 @@ class _Numbers:
     sizes: Mapping[str, int]
 
 
-def _numbered(file: TensorSource, known: Mapping[str, LayerTensor]) -> _Numbers:
+def _number_units(file: TensorSource, known: Mapping[str, LayerTensor]) -> _Numbers:
     sizes = {
         told.layer: prod(file.info(name).shape)
         for name, told in known.items()
@@ -114,7 +114,7 @@ def _units_before(
     placed = {
         layer: places
         for layer, places in layers.items()
-        if layer in numbers.starts and all(_fits(place, model, present) for place in places)
+        if layer in numbers.starts and all(_place_fits(place, model, present) for place in places)
     }
     owners = {p.tensor: (p, numbers.starts[layer]) for layer in placed for p in placed[layer]}
     before = _UnitNumbers(model, owners)
@@ -125,7 +125,7 @@ def _units_before(
     }
 
 
-def _fits(place: UnitPlace, model: TensorSource, present: set[str]) -> bool:
+def _place_fits(place: UnitPlace, model: TensorSource, present: set[str]) -> bool:
     there = place.tensor in present
     return there and len(model.info(place.tensor).shape) == len(place.steps)
 

@@ -54,7 +54,7 @@ def run_moved_statistics(
         groups=len(plan.movement.groups),
         moved=plan.movement.moved,
         written=written,
-        belonging=replace(_belonging(plan, side, tensors), lost=layers.left),
+        belonging=replace(_belonging_of(plan, side, tensors), lost=layers.left),
     )
 
 
@@ -101,7 +101,7 @@ class _Same(Derived):
         return tensor
 
 
-def _belonging(plan: MovedStatisticsPlan, side: int, tensors: Mapping[str, Tensor]) -> Belonging:
+def _belonging_of(plan: MovedStatisticsPlan, side: int, tensors: Mapping[str, Tensor]) -> Belonging:
     moved = sum(not torch.equal(tensor, plan.file.load(n)) for n, tensor in tensors.items())
     several = len(plan.statistics.models) > 1
     which = f", the {('first', 'second')[side]} of two models" if several else ""

@@ -33,7 +33,7 @@ class ConfidenceCalibration:
         )
 
 
-def calibration(logits: Tensor, targets: Tensor) -> ConfidenceCalibration:
+def measure_calibration(logits: Tensor, targets: Tensor) -> ConfidenceCalibration:
     """Return the calibration of logits (answers, classes) against targets (answers,)."""
     sure, chosen = logits.detach().to("cpu", torch.float64).softmax(-1).max(-1)
     right = (chosen == targets.cpu()).to(torch.float64)

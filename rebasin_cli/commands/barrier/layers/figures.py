@@ -12,7 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.commands.barrier.layers.confidence import ConfidenceCalibration, calibration
+from rebasin_cli.commands.barrier.layers.confidence import (
+    ConfidenceCalibration,
+    measure_calibration,
+)
 from rebasin_cli.commands.barrier.layers.sums import LayerSums, SampledOutputs, layer_sums
 from rebasin_cli.commands.barrier.plan import BarrierPlan
 from rebasin_cli.errors import UserCodeError
@@ -23,7 +26,7 @@ from rebasin_cli.models.user.batch_inputs import fit_batch
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.built import batches_of, build_network
 from rebasin_cli.network.layers import Layer, layers_of, observe_layers
-from rebasin_cli.network.scoring.answers import answers
+from rebasin_cli.network.scoring.answers import counted_answers
 from rebasin_cli.network.scoring.scores import call_model, logits_of
 from rebasin_cli.progress import Progress, silent
 from rebasin_cli.tensors import TensorSource
@@ -45,7 +48,9 @@ class Trio(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerFigures:
-    """One layer of the midpoint beside that of its parents; every place of an output counts.
+    """One layer of the midpoint compared with the same layer of its parents.
+
+    Every position of an output counts as a sample.
 
     variance: of the midpoint's units over the mean of the parents'. response: |f(x) - f(0)| of
     the midpoint over the mean of the parents', None where there is no zero input. similarity:
@@ -141,10 +146,10 @@ def _zero(batch: Batch) -> Batch | None:
     given = batch.example.args, dict(batch.example.kwargs)
     if not any(tensor.is_floating_point() for tensor in tensors_in(given)):
         return None
-    return Batch(Example(*map_leaves(given, Tensor, _zeroed)))
+    return Batch(Example(*map_leaves(given, Tensor, _zeros_if_real)))
 
 
-def _zeroed(tensor: Tensor) -> Tensor:
+def _zeros_if_real(tensor: Tensor) -> Tensor:
     return torch.zeros_like(tensor) if tensor.is_floating_point() else tensor
 
 
@@ -153,8 +158,8 @@ def _calibrations(returned: Sequence[Any], batch: Batch) -> Calibrations:
     targets = batch.targets
     if targets is None:
         return ()
-    found = [answers(logits_of(one), targets, batch) for one in returned]
-    return tuple(calibration(each.rows, each.right) for each in found)
+    found = [counted_answers(logits_of(one), targets, batch) for one in returned]
+    return tuple(measure_calibration(each.rows, each.right) for each in found)
 
 
 def _errors(batches: Sequence[Calibrations]) -> tuple[float, float, float] | None:

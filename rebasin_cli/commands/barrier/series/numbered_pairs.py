@@ -111,7 +111,7 @@ def _in_folders(folders: dict[Path, list[Path]]) -> tuple[NumberedPair, ...]:
     if numbers is None:
         return tuple(NumberedPair(pair) for pair in pairs)
     _refuse_repeated([a.parent for a, _ in pairs], numbers)
-    return _ascending(zip(numbers, pairs, strict=True))
+    return _in_ascending_order(zip(numbers, pairs, strict=True))
 
 
 def _by_number(
@@ -125,10 +125,12 @@ def _by_number(
             f"no model of the other list has the number of {listing(alone)}",
             hint=f"leave out what has no partner, or --pair-by order ({TWO_LISTS})",
         )
-    return _ascending((number, (path, second[value][1])) for value, (number, path) in first.items())
+    return _in_ascending_order(
+        (number, (path, second[value][1])) for value, (number, path) in first.items()
+    )
 
 
-def _ascending(
+def _in_ascending_order(
     found: Iterable[tuple[NamedNumber, tuple[Path, Path]]],
 ) -> tuple[NumberedPair, ...]:
     pairs = (NumberedPair(paths, number.value, number.word) for number, paths in found)
@@ -172,11 +174,11 @@ def _numbers(
         differing = [k for k in common if len({float(each[k][0]) for each in found}) > 1]
         chosen = differing[:1] or (common[-1:] if len(paths) == 1 else [])
         for k in chosen:
-            return [_named(each[k]) for each in found]
+            return [_named_number(each[k]) for each in found]
     return None
 
 
-def _named(figure: re.Match[str]) -> NamedNumber:
+def _named_number(figure: re.Match[str]) -> NamedNumber:
     word = _WORD.search(figure.string[: figure.start()])
     return NamedNumber(float(figure[0]), word[1] if word else "")
 

@@ -159,7 +159,7 @@ def _elements(plan: BarrierPlan) -> int:
 
 
 def _axis(pairing: Pairing, sizes: Sequence[int]) -> tuple[str, list[float]]:
-    """Return what the pairs are told apart by, and its value for each.
+    """Return the horizontal axis of the picture of a series: its label, and the value of each pair.
 
     The number in their names; where there is none, the size of the models, or else a count.
     """

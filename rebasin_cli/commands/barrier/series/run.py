@@ -91,7 +91,7 @@ def run_series(plan: SeriesPlan, progress: Progress) -> Iterator[SeriesOutcome]:
 
     try:
         with plan.last.workers.executor() as executor:
-            for outcome in _judged(plan, executor, progress):
+            for outcome in _judge_pairs(plan, executor, progress):
                 if isinstance(outcome, JudgedPair):
                     done.append(outcome)
                 yield outcome
@@ -104,10 +104,12 @@ def run_series(plan: SeriesPlan, progress: Progress) -> Iterator[SeriesOutcome]:
     yield whole(complete=True)
 
 
-def _judged(plan: SeriesPlan, executor: Executor, progress: Progress) -> Iterator[SeriesOutcome]:
+def _judge_pairs(
+    plan: SeriesPlan, executor: Executor, progress: Progress
+) -> Iterator[SeriesOutcome]:
     orders: OrderSearch = LentOrders(plan.last) if plan.align_by == LAST else found_orders
     for number, pair in enumerate(plan.pairs, 1):
-        told = _telling(progress, f"pair {number} of {len(plan.pairs)}")
+        told = _progress_of_pair(progress, f"pair {number} of {len(plan.pairs)}")
         for outcome in judge_way(pair.plan, executor, told, orders=orders):
             if isinstance(outcome, Curves):
                 yield JudgedPair(pair, plan.axis, outcome)
@@ -120,7 +122,7 @@ def _is_told(plan: SeriesPlan, pair: SeriesPair) -> bool:
     return plan.align_by == LAST or pair.plan.request.display.verbose > 0
 
 
-def _telling(progress: Progress, where: str) -> Progress:
+def _progress_of_pair(progress: Progress, where: str) -> Progress:
     return lambda what, done, total: progress(f"{where}: {what}", done, total)
 
 

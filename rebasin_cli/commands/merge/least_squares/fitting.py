@@ -198,7 +198,7 @@ def _merged_sums(
 
 
 def _placed(values: Tensor, axis: WiderAxis | None, model: int, share: float) -> Tensor:
-    """Return a model's part of what stands on a merged axis; values: (..., places * taps)."""
+    """Return one model's values spread over the places of a merged axis; (..., places * taps)."""
     if axis is None:
         return share * values
     taps = values.shape[-1] // axis.before

@@ -28,7 +28,7 @@ class GrowableGroups:
     others: Mapping[str, str]
 
 
-def growable(
+def growable_groups(
     choice: Choice,
     sides: Sides,
     model: nn.Module,

@@ -12,9 +12,9 @@ from torch import nn
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.checks import check_own_units
 from rebasin_cli.commands.merge.command import LEAST_SQUARES, MergeRequest
-from rebasin_cli.commands.merge.data_methods import code_of, permuting
+from rebasin_cli.commands.merge.data_methods import as_permuting, code_of
 from rebasin_cli.commands.merge.least_squares.fitting import MergedLayer, check_sums_room
-from rebasin_cli.commands.merge.least_squares.growable import growable
+from rebasin_cli.commands.merge.least_squares.growable import growable_groups
 from rebasin_cli.commands.merge.least_squares.solvable_layers import (
     SolvableLayers,
     solvable_layers,
@@ -98,7 +98,7 @@ def plan_least_squares(request: MergeRequest) -> LeastSquaresPlan:
     and data, and where there is nothing to solve or to widen.
     """
     check_solved(request)
-    merge = plan_merge(permuting(request))
+    merge = plan_merge(as_permuting(request))
     mean = plan_solved_mean(request, merge, partial(code_of, request))
     if request.width > 1 and merge.target.layout.folder is not None:
         raise UsageError(
@@ -167,7 +167,7 @@ def _growth(
         )
     sides = sides_of(model, code.network.windows)
     first = merge.models[merge.reference]
-    found = growable(
+    found = growable_groups(
         merge.choice,
         sides,
         model,

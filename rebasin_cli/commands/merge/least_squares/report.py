@@ -13,7 +13,7 @@ _REASONS = 3  # why layers are averaged, or groups stay narrow
 
 
 def solved_fields(outcome: Solved | None) -> dict[str, Any]:
-    """Return what a result event says besides what every merge says."""
+    """Return the fields of a merge's event that only this method adds."""
     if outcome is None:
         return {}
     return {

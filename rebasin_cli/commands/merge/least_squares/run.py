@@ -9,19 +9,19 @@ from typing import Any
 
 from torch import nn
 
+from rebasin_cli.commands.merge.common_frame import ModelsInFrame
 from rebasin_cli.commands.merge.least_squares.plan import LeastSquaresPlan, SolvedMeanPlan
 from rebasin_cli.commands.merge.least_squares.solution import LayerSolution, solved_layers
-from rebasin_cli.commands.merge.least_squares.widening import Wider, widening
+from rebasin_cli.commands.merge.least_squares.widening import Wider, plan_wider_axes
 from rebasin_cli.commands.merge.least_squares.wider_mean import WiderMean
 from rebasin_cli.commands.merge.merged import Merged, Solved
 from rebasin_cli.commands.merge.run import MadeModel, run_making, running_facts
-from rebasin_cli.commands.merge.together import Together
 from rebasin_cli.files.write import Result
 from rebasin_cli.network.built import build_network
 from rebasin_cli.network.resized_network import resized_network
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
-from rebasin_cli.renormalization.corrected import Report
+from rebasin_cli.renormalization.corrected import CorrectionReport
 from rebasin_cli.renormalization.run import Parents, correct_statistics
 from rebasin_cli.tensors import TensorInfo, TensorSource, infos
 from rebasin_cli.tensors.derived import Replaced
@@ -29,12 +29,12 @@ from rebasin_cli.tensors.derived import Replaced
 
 def run_least_squares(plan: LeastSquaresPlan, progress: Progress) -> Iterator[LeftAsIs | Merged]:
     """Yield the merged model."""
-    yield from run_making(plan.merge, partial(_made, plan), progress)
+    yield from run_making(plan.merge, partial(_make_model, plan), progress)
 
 
-def _made(plan: LeastSquaresPlan, together: Together, progress: Progress) -> MadeModel:
+def _make_model(plan: LeastSquaresPlan, together: ModelsInFrame, progress: Progress) -> MadeModel:
     found = solved_mean(plan, together, progress)
-    source, report = _renormalized(plan, found.source, progress)
+    source, report = _correct_statistics(plan, found.source, progress)
     result = Result(source, plan.merge.models[0], solved_facts(plan), others=found.others)
     return MadeModel(result, report, lambda merged: replace(merged, solved=_outcome(plan, found)))
 
@@ -59,19 +59,19 @@ class SolvedMean:
         return {name: self.average.info(name) for name in self.wider.tensors}
 
 
-def solved_mean(plan: SolvedMeanPlan, together: Together, progress: Progress) -> SolvedMean:
+def solved_mean(plan: SolvedMeanPlan, together: ModelsInFrame, progress: Progress) -> SolvedMean:
     """Return what the aligned models of a plan make."""
     network, machine = plan.code.network, plan.merge.machine
     models = [build_network(network, source, machine) for source in together.sources]
-    wider = widening(plan, together.sources[0], models, progress)
+    wider = plan_wider_axes(plan, together.sources[0], models, progress)
     average = WiderMean(together.mean, together.sources, plan.shares, wider.tensors)
     solution = solved_layers(plan, models, average, wider.tensors, progress)
     return SolvedMean(models[0], average, wider, solution)
 
 
-def _renormalized(
+def _correct_statistics(
     plan: SolvedMeanPlan, source: TensorSource, progress: Progress
-) -> tuple[TensorSource, Report | None]:
+) -> tuple[TensorSource, CorrectionReport | None]:
     if plan.correction is None:
         return source, None
     code = plan.correction.code

@@ -53,7 +53,7 @@ def solved_layers(
 
     models: aligned. average: of them, on wider axes. axes: of the tensors that are wider.
     """
-    merged = {layer.name: _merged(layer, axes) for layer in plan.solvable.layers}
+    merged = {layer.name: _merged_layer(layer, axes) for layer in plan.solvable.layers}
     check_sums_room([*merged.values()], models[0], plan.merge.machine, models=len(models))
     batches = batches_of(plan.code, plan.merge.machine)
     seen = sums_of(models, plan.shares, [*merged.values()], batches, progress)
@@ -68,7 +68,7 @@ def solved_layers(
     return LayerSolution(tensors, fits, {**plan.solvable.others, **idle, **seen.uneven})
 
 
-def _merged(layer: SolvableLayer, axes: Mapping[str, TensorAxes]) -> MergedLayer:
+def _merged_layer(layer: SolvableLayer, axes: Mapping[str, TensorAxes]) -> MergedLayer:
     own = axes.get(layer.weight)
     return MergedLayer(layer.name, own.into, own.out) if own else MergedLayer(layer.name)
 

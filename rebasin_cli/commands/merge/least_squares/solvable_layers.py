@@ -58,7 +58,7 @@ def solvable_layers(
             continue
         prefix = f"{name}." if name else ""
         own = [prefix + key for key, _ in module.named_parameters(recurse=False)]
-        why = _reason(module) or _tied(name, module, holders)
+        why = _reason(module) or _why_tied(name, module, holders)
         if not why and not all(n in stored and usable(stored[n]) for n in own):
             why = "its tensors are not averaged whole"
         if why:
@@ -96,7 +96,7 @@ def _holders(model: nn.Module) -> dict[int, set[str]]:
     return found
 
 
-def _tied(name: str, module: nn.Module, holders: Mapping[int, set[str]]) -> str:
+def _why_tied(name: str, module: nn.Module, holders: Mapping[int, set[str]]) -> str:
     others = {o for p in module.parameters(recurse=False) for o in holders[id(p)]} - {name}
     return f"it shares parameters with {min(others)}" if others else ""
 

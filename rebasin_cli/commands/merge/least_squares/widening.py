@@ -15,7 +15,7 @@ from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides
 from rebasin_cli.commands.merge.linear_maps.readers import seen_at, stacked_moments
 from rebasin_cli.commands.merge.linear_maps.zipit import correlations
 from rebasin_cli.commands.merge.preserve_first.cut import widen_example
-from rebasin_cli.commands.merge.preserve_first.cut_proof import apart, outputs_of
+from rebasin_cli.commands.merge.preserve_first.cut_proof import outputs_difference, outputs_of
 from rebasin_cli.models.subject import Example
 from rebasin_cli.network.built import batches_of, build_network
 from rebasin_cli.network.network import Network
@@ -32,9 +32,10 @@ CHANGED = "the model computes something else when its units stand twice"
 
 @dataclass(frozen=True)
 class Wider:
-    """What becomes wider. groups: their axes; tensors: those of the tensors they stand on.
+    """The groups and tensors that become wider.
 
-    narrow: groups that stay as they are, and why. difference: see `Solved`.
+    groups: the wider axis of each group. tensors: the wider axes of each tensor. narrow: groups
+    that stay as they are, and why. difference: see `Solved`.
     """
 
     groups: Mapping[str, WiderAxis]
@@ -43,7 +44,7 @@ class Wider:
     difference: float | None
 
 
-def widening(
+def plan_wider_axes(
     plan: SolvedMeanPlan, first: TensorSource, models: Sequence[nn.Module], progress: Progress
 ) -> Wider:
     """Return what becomes wider: proved on the first model, chosen by what units do on the data.
@@ -67,7 +68,7 @@ def widening(
 def _groups(
     plan: SolvedMeanPlan, kept: Sequence[str], models: Sequence[nn.Module], progress: Progress
 ) -> dict[str, WiderAxis]:
-    """Return the axes of groups; units that correlate the least with their partners stay apart."""
+    """Return the wider axes of groups; units that correlate least with partners are not merged."""
     machine, growth = plan.merge.machine, plan.growth
     readers = seen_at(plan.code.network, {group: growth.readers[group] for group in kept})
     moments = stacked_moments(models, readers, batches_of(plan.code, machine), progress=progress)
@@ -82,11 +83,11 @@ def _groups(
 
 @dataclass(frozen=True)
 class GrowthProof:
-    """Whether a model computes what it did when some of its units stand twice.
+    """The proof that a model computes the same if some of its units occur twice.
 
-    Both parents are the same model, so that a wider mean of them has to compute what it does,
-    whichever units are merged. A norm over all units, a softmax over them, a product of two of them
-    would differ. Looked at is the model with its tensors, in float64, on one example.
+    Both parents are taken to be this model: a wider mean of them then has to compute what it does,
+    whichever units are merged. A norm or a softmax over all units, or a product of two, would not.
+    The model is run with its tensors in float64, on one example.
     """
 
     source: TensorSource
@@ -114,7 +115,9 @@ class GrowthProof:
         shapes = {name: wider.info(name).shape for name in tensors}
         example = self._example()
         before = self._outputs(self.network, self.source, example)
-        return apart(before, self._outputs(resized_network(self.network, shapes), wider, example))
+        return outputs_difference(
+            before, self._outputs(resized_network(self.network, shapes), wider, example)
+        )
 
     def _half(self, group: str) -> WiderAxis:
         size = self.choice.bound.groups[group].size

@@ -50,7 +50,7 @@ class WiderAxis:
 
 
 def wider_units(size: int, apart: Tensor) -> WiderAxis:
-    """Return the axis of a group of n units, of which those in `apart` are not merged."""
+    """Return the wider axis of `size` units, of which those in `apart` are not merged."""
     apart = apart.sort().values
     owner = torch.full((size + len(apart),), SHARED)
     owner[apart] = 0

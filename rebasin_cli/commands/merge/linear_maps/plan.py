@@ -10,7 +10,7 @@ from typing import Any
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.checks import check_own_units
 from rebasin_cli.commands.merge.command import MergeRequest
-from rebasin_cli.commands.merge.data_methods import code_of, permuting
+from rebasin_cli.commands.merge.data_methods import as_permuting, code_of
 from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides, mappable, sides_of
 from rebasin_cli.commands.merge.linear_maps.readers import Reader, readers_of
 from rebasin_cli.commands.merge.plan import (
@@ -79,7 +79,7 @@ def plan_linear_maps(request: MergeRequest) -> LinearMapsPlan:
     and data, and where no group can be mapped.
     """
     check_linear(request)
-    merge = plan_merge(permuting(request))
+    merge = plan_merge(as_permuting(request))
     mean = plan_linear_mean(request, merge, partial(code_of, request))
     return LinearMapsPlan(**{**vars(mean), "merge": merge}, maps=plan_maps(merge, request))
 

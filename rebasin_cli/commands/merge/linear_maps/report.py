@@ -12,7 +12,7 @@ _REASONS = 3  # why they are
 
 
 def zip_fields(outcome: Zipped | None) -> dict[str, Any]:
-    """Return what a result event says besides what every merge says."""
+    """Return the fields of a merge's event that only this method adds."""
     if outcome is None:
         return {}
     size = outcome.size

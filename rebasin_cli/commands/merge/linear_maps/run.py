@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from rebasin_cli.activations.moments import CrossMoments
+from rebasin_cli.commands.merge.common_frame import ModelsInFrame
 from rebasin_cli.commands.merge.linear_maps.linear_map import LinearMap, Mapped
 from rebasin_cli.commands.merge.linear_maps.linear_map_file import save_linear_maps
 from rebasin_cli.commands.merge.linear_maps.linear_methods import LINEAR
@@ -15,7 +16,6 @@ from rebasin_cli.commands.merge.linear_maps.readers import seen_at, stacked_mome
 from rebasin_cli.commands.merge.merged import Merged, ModelSize, Zipped
 from rebasin_cli.commands.merge.operations import size_of
 from rebasin_cli.commands.merge.run import MadeModel, run_making, running_facts
-from rebasin_cli.commands.merge.together import Together
 from rebasin_cli.files.write import Result
 from rebasin_cli.merging.sources import Mean
 from rebasin_cli.models.user.batch_inputs import fit_batch
@@ -30,10 +30,10 @@ Maps = Mapping[str, Sequence[LinearMap]]  # group -> the map of each model
 
 def run_linear_maps(plan: LinearMapsPlan, progress: Progress) -> Iterator[LeftAsIs | Merged]:
     """Yield the merged model."""
-    yield from run_making(plan.merge, partial(_made, plan), progress)
+    yield from run_making(plan.merge, partial(_make_model, plan), progress)
 
 
-def _made(plan: LinearMapsPlan, together: Together, progress: Progress) -> MadeModel:
+def _make_model(plan: LinearMapsPlan, together: ModelsInFrame, progress: Progress) -> MadeModel:
     seen, maps = found_maps(plan, together.sources, progress)
     save_linear_maps(plan, together.alignment.permutations, maps)
     source, report = correct_if_planned(

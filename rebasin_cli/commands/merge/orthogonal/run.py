@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from time import perf_counter
 
 from rebasin_cli.alignment.functions import FunctionDifference
-from rebasin_cli.alignment.model_card import Found
+from rebasin_cli.alignment.model_card import CardFacts
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.merge.merged import Merged
@@ -90,7 +90,7 @@ def _write(
     )
     progress(f"writing {plan.target.path.name}", 0, 0)
     result = Result(mean(sources), models[0], facts, part)
-    found = Found(function=_farthest(rotated) if rotated else None)
+    found = CardFacts(function=_farthest(rotated) if rotated else None)
     return write_result(result, plan.target, plan.request, inputs=plan.mixture.merged, found=found)
 
 

@@ -19,7 +19,7 @@ from rebasin_cli.folding.stream_moments import StreamMoments
 from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.merging.sources import Mean
 from rebasin_cli.progress import Progress
-from rebasin_cli.symmetry.map_search import MapSettings, cosine_of, match_maps, still
+from rebasin_cli.symmetry.map_search import MapSettings, cosine_of, identity_maps, match_maps
 from rebasin_cli.symmetry.map_sweeps import MapMatching
 from rebasin_cli.symmetry.maps import Carried, GroupMaps
 
@@ -35,7 +35,7 @@ def match_universe(frame: RotationFrame, progress: Progress) -> dict[int, MapMat
     plan = frame.problem.folding
     star = match_star(replace(frame, moments=None), progress)
     sweeps = {number: found.sweeps for number, found in star.items()}
-    maps = [still(plan.moving, plan.classes)] * len(frame.folded)
+    maps = [identity_maps(plan.moving, plan.classes)] * len(frame.folded)
     for number, found in star.items():
         maps[number] = found.maps
     for _ in range(ROUNDS):
@@ -62,8 +62,8 @@ def _next_to_the_mean(
     plan = frame.problem.folding
     others = [other for other in range(len(maps)) if other != number]
     return match_maps(
-        Mean([_moved(frame, maps, other) for other in others], [1] * len(others), 0, _all),
-        _moved(frame, maps, number),
+        Mean([_moved_model(frame, maps, other) for other in others], [1] * len(others), 0, _all),
+        _moved_model(frame, maps, number),
         plan.moving,
         plan.classes,
         moments=_summed(frame.moments, maps, number, others) if frame.moments else None,
@@ -76,7 +76,7 @@ def _all(name: str) -> bool:
     return True
 
 
-def _moved(frame: RotationFrame, maps: Sequence[GroupMaps], number: int) -> Carried:
+def _moved_model(frame: RotationFrame, maps: Sequence[GroupMaps], number: int) -> Carried:
     return Carried(frame.folded[number], frame.problem.folding.moving.tensors, maps[number])
 
 
@@ -99,4 +99,4 @@ def _summed(
 def _cosine(frame: RotationFrame, maps: Sequence[GroupMaps], number: int) -> float:
     """Return the cosine of a model, where its maps have put it, with the reference."""
     plan, reference = frame.problem.folding, frame.folded[frame.reference]
-    return cosine_of(reference, _moved(frame, maps, number), plan.moving, plan.classes)
+    return cosine_of(reference, _moved_model(frame, maps, number), plan.moving, plan.classes)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rebasin_cli.commands.merge.preserve_first.call_order import CallSpan, spans_of, weight_layers
 from rebasin_cli.commands.merge.preserve_first.cut_points import CutPoint, cut_points
-from rebasin_cli.commands.merge.preserve_first.cut_proof import costs, holds
+from rebasin_cli.commands.merge.preserve_first.cut_proof import cut_holds, pass_costs
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.models.subject import Example, Subject
 from rebasin_cli.network.user_code import users_code
@@ -61,7 +61,7 @@ def plan_cut(subject: Subject, first: str) -> Cut:
     first: how many, or a glob that names modules, the last of which is the last kept. Raises
     UsageError if there are no such layers, or if what follows depends on more than one tensor.
     """
-    watched = _watched(subject)
+    watched = _build_watched(subject)
     count = _count(watched, first)
     cut_point = _cut_point(watched, count)
     if cut_point is None:
@@ -70,7 +70,7 @@ def plan_cut(subject: Subject, first: str) -> Cut:
             "layer: what follows reads more than one tensor of what comes before",
             hint=_elsewhere(watched, count),
         )
-    part, whole = costs(watched.model, cut_point, watched.example)
+    part, whole = pass_costs(watched.model, cut_point, watched.example)
     return Cut(cut_point, watched.layers, count, part, whole)
 
 
@@ -84,7 +84,7 @@ def widen_example(example: Example) -> Example:
     return Example(args, kwargs)
 
 
-def _watched(subject: Subject) -> WatchedModel:
+def _build_watched(subject: Subject) -> WatchedModel:
     with users_code("the model"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = subject.build()
@@ -136,7 +136,9 @@ def _cut_point(watched: WatchedModel, count: int) -> CutPoint | None:
     """Return the latest cut behind the first layers, None if none is possible."""
     model, spans, example = watched.model, watched.spans, watched.example
     found = cut_points(model, spans, watched.layers, count)
-    return next((cut_point for cut_point in found if holds(model, spans, cut_point, example)), None)
+    return next(
+        (cut_point for cut_point in found if cut_holds(model, spans, cut_point, example)), None
+    )
 
 
 def _elsewhere(watched: WatchedModel, count: int) -> str:

@@ -33,7 +33,7 @@ from rebasin_cli.tensors.compare import SAME_IN_FLOAT64, relative_difference
 from rebasin_cli.tensors.trees import tensors_in
 
 
-def holds(
+def cut_holds(
     model: nn.Module, spans: Mapping[str, CallSpan], cut_point: CutPoint, example: Example
 ) -> bool:
     """Return whether all that follows a cut depends on its tensor alone, and on the model's inputs.
@@ -49,10 +49,10 @@ def holds(
         found = _with_noise(model, cut_point, example, value)
     except (TypeError, UserCodeError):  # it is called without a tensor, or noise is no input
         return False
-    return apart(expected, found) <= SAME_IN_FLOAT64
+    return outputs_difference(expected, found) <= SAME_IN_FLOAT64
 
 
-def costs(model: nn.Module, cut_point: CutPoint, example: Example) -> tuple[int, int]:
+def pass_costs(model: nn.Module, cut_point: CutPoint, example: Example) -> tuple[int, int]:
     """Return the operations of a pass up to a cut and of a whole one: products, counted twice."""
 
     def stop(*_: Any) -> None:
@@ -71,7 +71,7 @@ def costs(model: nn.Module, cut_point: CutPoint, example: Example) -> tuple[int,
     return part.count, whole.count
 
 
-def apart(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+def outputs_difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     """Return the largest difference of all outputs together, over the largest value of them all.
 
     Infinite where outputs are: those of a model that overflows are equal whatever it reads.

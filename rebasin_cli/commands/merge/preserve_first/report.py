@@ -9,7 +9,7 @@ from rebasin_cli.commands.merge.merged import BesideEnsemble, ModelSize, Preserv
 
 
 def preserve_fields(outcome: Preserved | None) -> dict[str, Any]:
-    """Return what a result event says besides what every merge says."""
+    """Return the fields of a merge's event that only this method adds."""
     if outcome is None:
         return {}
     return {
@@ -67,10 +67,12 @@ def _judged_lines(judged: BesideEnsemble | None) -> list[str]:
         return []
     if judged.ensemble.reason:
         return [f"  not judged: {judged.ensemble.reason}"]
-    models = "; ".join(_said(scores) for scores in judged.models)
-    ensemble = _said(judged.ensemble.scores)
-    return [f"  {_said(judged.merged)}; of the models {models}; of their ensemble {ensemble}"]
+    models = "; ".join(_scores_text(scores) for scores in judged.models)
+    ensemble = _scores_text(judged.ensemble.scores)
+    return [
+        f"  {_scores_text(judged.merged)}; of the models {models}; of their ensemble {ensemble}"
+    ]
 
 
-def _said(scores: Mapping[str, float]) -> str:
+def _scores_text(scores: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in scores.items())

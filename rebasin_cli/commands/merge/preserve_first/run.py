@@ -12,20 +12,20 @@ from torch import nn
 
 from rebasin_cli.checkpoint.writing.writer import write_text
 from rebasin_cli.commands.merge.command import MergeRequest
+from rebasin_cli.commands.merge.common_frame import bring_into_frame
 from rebasin_cli.commands.merge.merged import BesideEnsemble, Merged, Preserved
 from rebasin_cli.commands.merge.operations import size_of
 from rebasin_cli.commands.merge.preserve_first.cut import widen_example
-from rebasin_cli.commands.merge.preserve_first.cut_proof import apart, outputs_of
+from rebasin_cli.commands.merge.preserve_first.cut_proof import outputs_difference, outputs_of
 from rebasin_cli.commands.merge.preserve_first.plan import PreservePlan
 from rebasin_cli.commands.merge.run import merge_facts, merged_outcome, save_parents
-from rebasin_cli.commands.merge.together import brought_together
 from rebasin_cli.errors import CheckpointError, UserCodeError
 from rebasin_cli.files.targets import DTYPES
 from rebasin_cli.files.write import folder_for, write_source
 from rebasin_cli.models.module_weights import fill, held_infos, held_ties, widen_model
 from rebasin_cli.models.subject import Example
-from rebasin_cli.models.user.imports import home
-from rebasin_cli.models.user.uncached_imports import reachable
+from rebasin_cli.models.user.imports import import_folder
+from rebasin_cli.models.user.uncached_imports import folder_importable
 from rebasin_cli.network.built import batches_of, build_network, judge_of
 from rebasin_cli.network.scoring.ensemble import Ensemble, judge_ensemble, why_no_ensemble
 from rebasin_cli.network.user_code import users_code
@@ -43,14 +43,14 @@ def run_preserve(plan: PreservePlan, progress: Progress) -> Iterator[LeftAsIs | 
         yield LeftAsIs(plan.target.path, "exists")
         return
     began = perf_counter()
-    together = brought_together(plan.merge, progress)
+    together = bring_into_frame(plan.merge, progress)
     save_parents(plan.merge, together, progress)
     progress("checking that copies of one model compute what it does", 0, 0)
     inputs = _built(plan)
     names = _stored_names(inputs.single, plan)
     difference = _proved(plan, inputs, names)
     source = _gathered(inputs.joined, names, together.sources, together.mean)
-    infos = [_planned(source.info(name), plan.merge.request) for name in source.names()]
+    infos = [_output_info(source.info(name), plan.merge.request) for name in source.names()]
     progress(f"writing {plan.target.path.name}", 0, 0)
     facts = merge_facts(
         plan.merge, together, join=plan.cut.cut_point.join, kept=list(plan.cut.kept)
@@ -76,7 +76,7 @@ def run_preserve(plan: PreservePlan, progress: Progress) -> Iterator[LeftAsIs | 
 def _judged(
     plan: PreservePlan, joined: nn.Module, source: TensorSource, progress: Progress
 ) -> BesideEnsemble | None:
-    """Return what the result, the models and their ensemble are worth, if data says it."""
+    """Return the scores of the result, the models and their ensemble; None without data."""
     if plan.code is None:
         return None
     progress("judging the models", 0, 0)
@@ -112,7 +112,11 @@ def _built(plan: PreservePlan) -> ProofInputs:
     module = ModuleType(plan.module.path.stem)
     module.__file__ = str(plan.module.path.resolve())
     target = plan.merge.request.tracing.target or plan.network.subject.name
-    with users_code("the model"), reachable(home(target)), torch.random.fork_rng(devices=[]):
+    with (
+        users_code("the model"),
+        folder_importable(import_folder(target)),
+        torch.random.fork_rng(devices=[]),
+    ):
         exec(compile(plan.text, module.__file__, "exec"), vars(module))
         joined: nn.Module = vars(module)["build"]()
         single = plan.network.subject.build()
@@ -179,7 +183,9 @@ def _proved(plan: PreservePlan, inputs: ProofInputs, names: Mapping[str, str]) -
     copies = _gathered(joined, names, [reference] * len(plan.merge.models), reference)
     fill(single, reference, plan.network.windows)
     fill(joined, copies, {name: Window.whole(info) for name, info in held_infos(joined).items()})
-    difference = max(apart(outputs_of(single, e), outputs_of(joined, e)) for e in inputs.examples)
+    difference = max(
+        outputs_difference(outputs_of(single, e), outputs_of(joined, e)) for e in inputs.examples
+    )
     if difference <= SAME_IN_FLOAT64:
         return difference
     raise UserCodeError(
@@ -190,7 +196,7 @@ def _proved(plan: PreservePlan, inputs: ProofInputs, names: Mapping[str, str]) -
     )
 
 
-def _planned(info: TensorInfo, request: MergeRequest) -> TensorInfo:
+def _output_info(info: TensorInfo, request: MergeRequest) -> TensorInfo:
     if request.output.dtype == "keep" or not info.dtype.is_floating_point:
         return info
     return replace(info, dtype=DTYPES[request.output.dtype])

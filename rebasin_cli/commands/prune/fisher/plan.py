@@ -42,7 +42,7 @@ class FisherPlan:
 
 
 def check_blocks(request: PruneRequest) -> None:
-    """Raise UsageError for what of blocks says nothing to the method, or is no size or no share."""
+    """Raise UsageError for --block-size or --damping with another method or an impossible value."""
     said = {"--block-size": request.block_size, "--damping": request.damping}
     for option, value in said.items():
         if value is not None and request.method != IN_BLOCKS:

@@ -144,7 +144,7 @@ def _updated(
     costs: Mapping[str, Tensor],
     rules: Mapping[str, Rule],
 ) -> TensorSource:
-    """Return a model whose weights that stay make up for those that go."""
+    """Return a model whose remaining weights are changed to compensate for the pruned ones."""
     tensors = {
         name: source.load(name).clone(memory_format=torch.contiguous_format) for name in fisher.cuts
     }

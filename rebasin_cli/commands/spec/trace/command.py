@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rebasin_cli.options.display import SHOWING, Display
 from rebasin_cli.options.output import PLACING, Output
 from rebasin_cli.options.parameters import argument, flag, options_of, with_options
-from rebasin_cli.options.tracing import COMPANIONS, Tracing, planned_by
+from rebasin_cli.options.tracing import COMPANIONS, Tracing, tracing_plan
 from rebasin_cli.presentation.work import Work
 
 
@@ -44,5 +44,5 @@ def trace(request: TraceRequest) -> Work:
     from rebasin_cli.commands.spec.trace.report import PRESENTERS
     from rebasin_cli.commands.spec.trace.run import run_trace
 
-    plan = planned_by(plan_trace, request)
+    plan = tracing_plan(plan_trace, request)
     return Work("spec trace", request.display, plan, run_trace, PRESENTERS)

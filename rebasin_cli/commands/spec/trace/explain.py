@@ -24,7 +24,7 @@ def explain_trace(trace: Trace) -> str:
     if trace.reasons:
         tables.append(_permuted_only(trace))
     if trace.unused:
-        tables.append(_unused(trace))
+        tables.append(_unused_table(trace))
     return "\n".join(map(render, tables)).rstrip("\n")
 
 
@@ -102,7 +102,7 @@ def _permuted_only(trace: Trace) -> Table:
     return rows
 
 
-def _unused(trace: Trace) -> Table:
+def _unused_table(trace: Trace) -> Table:
     rows = _table("not exercised", "shape")
     for name in trace.unused:
         rows.add_row(escape(name), "x".join(map(str, trace.infos[name].shape)))

@@ -7,7 +7,7 @@ from typing import Any
 
 from rebasin_cli.commands.spec.trace.explain import explain_trace, moving_groups, tensors_with
 from rebasin_cli.commands.spec.trace.plan import Traced
-from rebasin_cli.commands.spec.trace.traced_text import idle, unproved_text
+from rebasin_cli.commands.spec.trace.traced_text import idle_tensors, unproved_text
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.symmetry.fold_plan import can_rotate
 from rebasin_cli.tracer.model_trace import Trace
@@ -69,7 +69,7 @@ def _sentences(outcome: Traced) -> Iterator[str]:
     what = f"{count(groups, 'group')} {'moves' if groups == 1 else 'move'}"
     yield (
         f"{outcome.target} traced: {what} {100 * trace.share:.2f} % of its "
-        f"values, {_proved(trace)}, {outcome.seconds:.1f} s"
+        f"values, {_proof_sentence(trace)}, {outcome.seconds:.1f} s"
     )
     refuted = trace.proof.refuted if trace.proof else {}
     yield from (f"  group {name!r} {what}" for name, what in refuted.items())
@@ -81,7 +81,7 @@ def _sentences(outcome: Traced) -> Iterator[str]:
         yield f"  its stream may be rotated{folded}: align --symmetry orthogonal"
     if trace.decided:
         yield f"  {unproved_text(trace)}"
-    for fate, names in idle(trace).items():
+    for fate, names in idle_tensors(trace).items():
         shown = list_names(names, NAMED, rest=AND_SO_ON)
         yield f"  {count(len(names), 'tensor')} not exercised, and so {fate}: {shown}"
     if buffers := _buffers(trace):
@@ -101,7 +101,7 @@ def _buffers(trace: Trace) -> list[str]:
     return [name for name in names if name in trace.infos and trace.infos[name].floating]
 
 
-def _proved(trace: Trace) -> str:
+def _proof_sentence(trace: Trace) -> str:
     proof = trace.proof
     if proof is None:
         return f"not validated: {trace.doubt.why}" if trace.doubt else "not validated"

@@ -12,7 +12,7 @@ from rebasin_cli.commands.spec.trace.traced_text import traced_text
 from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
-from rebasin_cli.spec_choice.traced_model import trace_target
+from rebasin_cli.spec_choice.target_tracing import trace_target
 
 
 def run_trace(plan: TracePlan, progress: Progress) -> Iterator[LeftAsIs | Traced]:
@@ -29,10 +29,10 @@ def run_trace(plan: TracePlan, progress: Progress) -> Iterator[LeftAsIs | Traced
         model=found,
         text=text,
         explain=plan.explain,
-        written=_written(plan.place, text),
+        written=_write_spec(plan.place, text),
         seconds=perf_counter() - began,
     )
 
 
-def _written(place: OutputPlace | None, text: str) -> Written | None:
+def _write_spec(place: OutputPlace | None, text: str) -> Written | None:
     return write_text(place.path, text, overwrite=place.overwrite) if place else None

@@ -37,7 +37,7 @@ def _comments(tracing: Tracing, model: TracedModel) -> Iterator[str]:
         yield from (f"{group}: {what}" for group, what in trace.proof.refuted.items())
     if trace.decided:
         yield f"{unproved_text(trace)}."
-    for fate, names in idle(trace).items():
+    for fate, names in idle_tensors(trace).items():
         yield f"Not exercised, and so {fate}: {list_names(names, LISTED)}."
 
 
@@ -47,7 +47,7 @@ def unproved_text(trace: Trace) -> str:
     return f"Its numbers may decide what runs ({lines}): what did not run is not proved"
 
 
-def idle(trace: Trace) -> dict[str, list[str]]:
+def idle_tensors(trace: Trace) -> dict[str, list[str]]:
     """Return the tensors that no output depends on, by what becomes of them."""
     follow = list(trace.followers)
     fates = {

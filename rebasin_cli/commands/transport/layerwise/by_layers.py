@@ -17,7 +17,7 @@ from rebasin_cli.commands.transport.layerwise.layer_maps import layer_maps, tens
 from rebasin_cli.commands.transport.layerwise.tensor_maps import TensorMap
 from rebasin_cli.commands.transport.tensor_fates import TensorFates, refuse_replaced
 from rebasin_cli.commands.transport.transported import CarriedFrame
-from rebasin_cli.commands.transport.way import Brought, ThreeModels
+from rebasin_cli.commands.transport.way import CarriedModels, ThreeModels
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.part_sources import finite_model
 from rebasin_cli.files.provenance import basin_of
@@ -68,7 +68,7 @@ class LayerWay:
     def describe(self) -> dict[str, Any]:
         return {"data": self.request.data.data, "batches": self.request.data.batches}
 
-    def bring(self, progress: Progress) -> Brought:
+    def bring(self, progress: Progress) -> CarriedModels:
         """Return the tuned model and its origin, each layer where the target has its own."""
         pair = (self.origin_network, self.origin), (self.code.network, self.target)
         first, second = (build_network(net, source, self.machine) for net, source in pair)
@@ -90,7 +90,7 @@ class LayerWay:
             lines.append(f"no layer tells of them, so they stay: {listing(left)}")
         frame = CarriedFrame(target, tuned, origin)
         told, basin = {"unmapped": list(left)}, basin_of(self.target)
-        return Brought(frame, tuple(lines), told, basin, len(left))
+        return CarriedModels(frame, tuple(lines), told, basin, len(left))
 
     def _in_files(self, own: Mapping[str, TensorMap]) -> dict[str, TensorMap]:
         """Return the maps by names in files, of tensors that then fit the target."""

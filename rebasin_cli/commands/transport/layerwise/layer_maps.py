@@ -179,7 +179,7 @@ def _spans(sizes: Sequence[int]) -> list[slice]:
 
 
 def tensor_maps(model: nn.Module, maps: Mapping[str, LayerMaps]) -> dict[str, TensorMap]:
-    """Return what is done to each of a model's own tensors, of those that a layer's maps tell of.
+    """Return the map of each tensor of a model that the maps of its layers determine.
 
     A parameter of a module that is no layer is taken to lie where the first layer inside of it
     writes as many units: what is added to a first embedding.

@@ -17,7 +17,7 @@ class TensorMap(Protocol):
         """Return a tensor of the origin's shape in the target's, float64."""
 
     def shape_after(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return the shape that a tensor gets; of one that the map is not of, none."""
+        """Return the shape that a tensor is mapped to; () if the map does not fit it."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class AxisMap:
         return values
 
     def shape_after(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return the shape that a tensor gets; of one that is a part of its layer's, none."""
+        """Return the shape that a tensor is mapped to; () if the maps do not fit its axes."""
         if any(shape[axis] != matrix.shape[0] for axis, matrix in self.axes.items()):
             return ()
         return tuple(
@@ -58,7 +58,7 @@ class StackedMaps:
         return torch.cat([one.apply(part) for one, part in pairs])
 
     def shape_after(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return the shape that a tensor gets; of one that has not all parts, none."""
+        """Return the shape that a tensor is mapped to; () if it has not all parts."""
         count = len(self.parts)
         shapes = {one.shape_after((shape[0] // count, *shape[1:])) for one in self.parts}
         if shape[0] % count or len(shapes) > 1 or () in shapes:

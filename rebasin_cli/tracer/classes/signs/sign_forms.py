@@ -83,9 +83,10 @@ class SignForms:
             self.give(value, found)
 
     def solution(self) -> SignForm:
-        """Return parts that may have one sign together, with one that writes and one that reads.
+        """Return tensors whose units may change sign together; one of them writes, one reads.
 
-        Empty if there are none, the first if there are several: then either factor has its own.
+        Empty if there are none; the first choice if there are several, as where either factor of a
+        product may change its sign.
         """
         if not self.gated:
             return PLUS

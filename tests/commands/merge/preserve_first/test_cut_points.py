@@ -6,7 +6,7 @@ from torch import nn
 
 from rebasin_cli.commands.merge.preserve_first.call_order import spans_of, weight_layers
 from rebasin_cli.commands.merge.preserve_first.cut_points import CutPoint, cut_point_at, cut_points
-from rebasin_cli.commands.merge.preserve_first.cut_proof import costs, holds
+from rebasin_cli.commands.merge.preserve_first.cut_proof import cut_holds, pass_costs
 from rebasin_cli.models.subject import Example
 
 
@@ -116,7 +116,7 @@ def seen(model):
 def first_seam(model, count):
     model, example, spans, layers = seen(model)
     return next(
-        (s for s in cut_points(model, spans, layers, count) if holds(model, spans, s, example)),
+        (s for s in cut_points(model, spans, layers, count) if cut_holds(model, spans, s, example)),
         None,
     )
 
@@ -173,7 +173,7 @@ def test_a_join_that_is_called_without_a_tensor_is_none():
 
 def test_the_cost_of_a_part_is_that_of_its_products():
     model, example, spans, _ = seen(Residual())
-    part, whole = costs(model, cut_point_at(model, spans, "blocks.1"), example)
+    part, whole = pass_costs(model, cut_point_at(model, spans, "blocks.1"), example)
     stem, block, head = 4 * 6, 2 * 6 * 8, 6 * 3
     assert (part, whole) == (2 * 3 * (stem + block), 2 * 3 * (stem + 2 * block + head))
 
@@ -181,6 +181,6 @@ def test_the_cost_of_a_part_is_that_of_its_products():
 def test_the_model_has_no_hooks_left():
     model, example, spans, layers = seen(Residual())
     for seam in cut_points(model, spans, layers, 2):
-        holds(model, spans, seam, example)
-        costs(model, seam, example)
+        cut_holds(model, spans, seam, example)
+        pass_costs(model, seam, example)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())

@@ -18,8 +18,8 @@ from rebasin_cli.spec.compression.items import ATTACHED
 from rebasin_cli.spec.language.tensor_names import INDEX_IN_NAME
 
 
-class Made:
-    """The groups that the entries make, and those of them that templates make."""
+class TemplateGroups:
+    """The names of all groups of a spec, and of those that its templates name."""
 
     def __init__(self, names: Iterable[str], templated: Iterable[str]) -> None:
         self._all, self._templated = _indices(names), _indices(templated)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rebasin_cli.errors import CheckpointError
 from rebasin_cli.tensors import TensorSource
-from rebasin_cli.tensors.compare import same_bits, wide
+from rebasin_cli.tensors.compare import in_widest, same_bits
 
 
 def number_kind(dtype: torch.dtype) -> str:
@@ -56,7 +56,7 @@ def check_equal_where_no_mean(
         and selects(name)
         and first.info(name).numel > 1
         and not has_mean(name, [first, *others])
-        and not all(_same(first.load(name), other.load(name)) for other in others)
+        and not all(_same_numbers(first.load(name), other.load(name)) for other in others)
     ]
     if names:
         raise CheckpointError(
@@ -66,7 +66,7 @@ def check_equal_where_no_mean(
         )
 
 
-def exactly(tensor: Tensor, dtype: torch.dtype) -> Tensor | None:
+def converted_exactly(tensor: Tensor, dtype: torch.dtype) -> Tensor | None:
     """Return the same numbers in another dtype, None if that cannot hold them.
 
     Bits are compared as well as numbers, since -0.0 == 0.0.
@@ -76,9 +76,9 @@ def exactly(tensor: Tensor, dtype: torch.dtype) -> Tensor | None:
     result = tensor.to(dtype)
     # there and back: signs of 64-bit integers survive that, their values in between do not
     back = same_bits(result.to(tensor.dtype), tensor)
-    return result if back and torch.equal(wide(result), wide(tensor)) else None
+    return result if back and torch.equal(in_widest(result), in_widest(tensor)) else None
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    found = exactly(a, b.dtype)
+def _same_numbers(a: Tensor, b: Tensor) -> bool:
+    found = converted_exactly(a, b.dtype)
     return found is not None and same_bits(found, b)

@@ -1,4 +1,4 @@
-"""The models of a merge brought into one frame, and their mean."""
+"""The models of a merge brought into one frame (one order of units), and their mean."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rebasin_cli.alignment.functions import FunctionDifference, check_function
-from rebasin_cli.alignment.model_card import Found
+from rebasin_cli.alignment.model_card import CardFacts
 from rebasin_cli.commands.merge.plan import MeanPlan
 from rebasin_cli.files.part_sources import Parts, finite_model, finite_part
 from rebasin_cli.files.provenance import one_basin
 from rebasin_cli.matching.many.match_many import (
     Alignment,
+    ManyRequest,
     Recall,
-    Request,
-    at_once,
+    match_anew,
     pair_objective,
 )
 from rebasin_cli.matching.many.strategies import STRATEGIES
@@ -26,12 +26,14 @@ from rebasin_cli.tensors import TensorSource
 
 
 @dataclass(frozen=True)
-class Together:
-    """The models of a plan in one frame. sources: in the order of the plan; mean: what they make.
+class ModelsInFrame:
+    """The models of a plan in one frame, and what is made of them.
 
-    parts: the same of what lies beside the weights. shared: their provenance says that they lay in
-    one basin, so nothing was searched. function: of the model whose outputs its permutation moves
-    the most.
+    sources: the models, in the order of the plan. mean: what combining them gives. parts: the same
+    for the other sets of weights in the files, such as running averages. shared: the models'
+    provenance says that they lay in one basin, so nothing was searched. objective: the sum over
+    pairs of models, before and after. function: of all models that were run, the difference of the
+    one whose outputs moved most.
     """
 
     sources: Sequence[TensorSource]
@@ -44,9 +46,9 @@ class Together:
     function: FunctionDifference | None = None
 
     @property
-    def found(self) -> Found:
+    def found(self) -> CardFacts:
         """What a model card tells of the alignment."""
-        return Found(self.objective, self.function)
+        return CardFacts(self.objective, self.function)
 
     @property
     def moved(self) -> bool:
@@ -54,8 +56,13 @@ class Together:
         return any(p.moved for model in self.alignment.permutations for p in model.values())
 
 
-def brought_together(plan: MeanPlan, progress: Progress, *, recall: Recall = at_once) -> Together:
-    """Return the models in one frame, aligned by the strategy of the plan if they have to be."""
+def bring_into_frame(
+    plan: MeanPlan, progress: Progress, *, recall: Recall = match_anew
+) -> ModelsInFrame:
+    """Return the models in one frame. Those that lie in one basin already are not aligned again.
+
+    recall: see `ManyRequest`. Raises PermutationError if a reordered model computes something else.
+    """
     shared = plan.chosen and one_basin(plan.models)
     strategy = "none" if shared else plan.strategy
     sources = [
@@ -69,30 +76,32 @@ def brought_together(plan: MeanPlan, progress: Progress, *, recall: Recall = at_
             CommonPart(finite_part(model, key, plan.tensors, plan.request.selection), overlap)
             for model, overlap in zip(plan.models, plan.overlaps, strict=True)
         ]
-        return _mean(plan, _completed(plan, _aligned(plan, own, alignment)))
+        return _combined_model(
+            plan, _completed_models(plan, _permuted_models(plan, own, alignment))
+        )
 
-    aligned = _aligned(plan, sources, alignment)
-    function = _checked(plan, aligned, alignment, progress)
-    whole = _completed(plan, aligned)
-    mean = _mean(plan, whole)
-    return Together(whole, mean, part, strategy, shared, alignment, objective, function)
+    aligned = _permuted_models(plan, sources, alignment)
+    function = _check_functions(plan, aligned, alignment, progress)
+    whole = _completed_models(plan, aligned)
+    mean = _combined_model(plan, whole)
+    return ModelsInFrame(whole, mean, part, strategy, shared, alignment, objective, function)
 
 
-def _completed(plan: MeanPlan, aligned: Sequence[TensorSource]) -> list[TensorSource]:
-    """Return aligned models with the rest of the first one where they have something in common."""
+def _completed_models(plan: MeanPlan, aligned: Sequence[TensorSource]) -> list[TensorSource]:
+    """Return models of the first one's shapes: what only the first has is filled in from it."""
     pairs = zip(aligned, plan.overlaps, strict=True)
     return [Completed(source, aligned[0], overlap) for source, overlap in pairs]
 
 
-def _mean(plan: MeanPlan, sources: Sequence[TensorSource]) -> TensorSource:
+def _combined_model(plan: MeanPlan, sources: Sequence[TensorSource]) -> TensorSource:
     selects = plan.request.selection.selects
     return plan.mixture.combined(sources, plan.reference, selects)
 
 
-def _checked(
+def _check_functions(
     plan: MeanPlan, aligned: Sequence[TensorSource], alignment: Alignment, progress: Progress
 ) -> FunctionDifference | None:
-    """Return how far the outputs of a model move at most; raises if one is another function."""
+    """Return the largest difference of outputs; PermutationError if a function has changed."""
     found: list[FunctionDifference] = []
     for model, source, permutations, overlap in zip(
         plan.models, aligned, alignment.permutations, plan.overlaps, strict=True
@@ -114,7 +123,7 @@ def _align(
     """Return the models' permutations, and the sum of pair objectives before and after."""
     if plan.choice is None or strategy == "none":
         return Alignment(tuple({} for _ in plan.models)), None
-    request = Request(
+    request = ManyRequest(
         sources=sources,
         bound=plan.choice.bound,
         settings=plan.machine.settings(plan.request.search),
@@ -130,7 +139,7 @@ def _align(
     return alignment, Change(before, pair_objective(request, alignment.permutations))
 
 
-def _aligned(
+def _permuted_models(
     plan: MeanPlan, sources: Sequence[TensorSource], alignment: Alignment
 ) -> Sequence[TensorSource]:
     if plan.choice is None:

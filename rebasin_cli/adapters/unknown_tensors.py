@@ -1,4 +1,4 @@
-"""What follows nothing that is known: refused by name, or kept with a warning."""
+"""Tensors that follow no weight that is known: refused by name, or kept with a warning."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from rebasin_cli.wording import listing
 _HINT = "--keep-unknown leaves it as it is, in the order of the old weights"
 
 
-def tell_kept(wrong: Mapping[str, Problem], where: Path, *, keep_unknown: bool) -> None:
-    """Raise PermutationError for what cannot follow, by name, or warn of it where it is kept."""
+def refuse_or_keep(wrong: Mapping[str, Problem], where: Path, *, keep_unknown: bool) -> None:
+    """Raise PermutationError for tensors that follow no weight; with `keep_unknown` warn of them.
+
+    wrong: name of a tensor -> why it follows none.
+    """
     if not wrong:
         return
     if keep_unknown:

@@ -15,8 +15,8 @@ from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.spec_choice.bundled import NoFitError, bound_to
 from rebasin_cli.spec_choice.hints import model_hint
 from rebasin_cli.spec_choice.renamed_spec import spec_in_files
+from rebasin_cli.spec_choice.target_tracing import check_validated, trace_target
 from rebasin_cli.spec_choice.trace_format import TracedModel
-from rebasin_cli.spec_choice.traced_model import check_validated, trace_target
 from rebasin_cli.spec_choice.unnamed import is_excused
 
 SCHEME_OF = {"transformers": "hf", "diffusers": "diffusers"}

@@ -9,8 +9,8 @@ from torch import nn
 from rebasin_cli.errors import MachineError, RebasinError, RebasinWarning, SpecError, UsageError
 from rebasin_cli.models.subject import Subject, without_memory
 from rebasin_cli.models.transformers.library_names import ignored_names, stored_windows
-from rebasin_cli.models.trial_run import failure, quiet
-from rebasin_cli.models.user.construction import cause
+from rebasin_cli.models.trial_run import failure_on, quiet
+from rebasin_cli.models.user.construction import cause_of
 from rebasin_cli.network.network import subject_for
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice import trace_cache
@@ -50,7 +50,7 @@ def check_validated(found: Trace, tracing: Tracing) -> None:
     if tracing.trust or (found.proof is not None and found.proof.holds):
         _warn_of_unread(found)
         return
-    doubt = found.doubt or _moving(found)
+    doubt = found.doubt or _doubt_of_moving(found)
     raise SpecError(
         f"the trace of {tracing.target} was not validated",
         detail=doubt.why,
@@ -78,7 +78,7 @@ def _warn_of_unread(found: Trace) -> None:
             )
 
 
-def _moving(found: Trace) -> Doubt:
+def _doubt_of_moving(found: Trace) -> Doubt:
     moved = f"{found.proof.difference:.2g} of their scale" if found.proof else "something"
     return Doubt(
         f"permuting every group moves its outputs by {moved}",
@@ -122,7 +122,7 @@ def trace_subject(found: Subject, choices: Choices, *, recorded: int, fed: str, 
             raise
         raise UsageError(
             f"{found.name} does not run on {fed}",
-            detail=cause(complaint),
+            detail=cause_of(complaint),
             hint=hint,
         ) from error
 
@@ -137,7 +137,7 @@ def _fed(tracing: Tracing) -> str:
 def _complaint(found: Subject) -> Exception | None:
     """Return what a model itself raises on its inputs: if nothing, the fault is ours."""
     model = _small_enough(found)
-    failures = (failure(model, example) for example in found.examples(model))
+    failures = (failure_on(model, example) for example in found.examples(model))
     return next((error for error in failures if error is not None), None)
 
 
