@@ -210,7 +210,7 @@ def test_a_target_that_names_nothing_is_refused(target: str, message: str) -> No
     [
         ("import no_such_package", MachineError, "needs the module 'no_such_package'"),
         ("def broken(:", UsageError, "cannot be imported\nSyntaxError"),
-        ("raise SystemExit(3)", UsageError, "cannot be imported\nSystemExit: 3"),
+        ("raise SystemExit(3)", UsageError, "cannot be imported\nSystemExit: 3.*\nhint: what it"),
     ],
 )
 def test_a_file_that_does_not_run_says_why(
@@ -219,6 +219,48 @@ def test_a_file_that_does_not_run_says_why(
     (tmp_path / "bad.py").write_text(source)
     with pytest.raises(error, match=message):
         subject(f"{tmp_path / 'bad.py'}:Net")
+
+
+PARSES = """
+import argparse
+from torch import nn
+
+def options(*, required):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--width", type=int, default=4, required=required)
+    return parser.parse_args()
+
+width = options(required=False).width
+
+def build():
+    return nn.Linear(3, options(required=False).width)
+
+def ask():
+    return nn.Linear(3, options(required=True).width)
+
+class Leaves(nn.Linear):
+    def __init__(self):
+        super().__init__(3, width)
+
+    def forward(self, x):
+        raise SystemExit(1)
+"""
+
+
+def test_a_training_script_does_not_read_our_command_line(tmp_path, monkeypatch):
+    (tmp_path / "train.py").write_text(PARSES)
+    monkeypatch.setattr(sys, "argv", ["rebasin", "align", "a.pt", "b.pt"])
+    assert subject(f"{tmp_path / 'train.py'}:build").build().out_features == 4
+    assert sys.argv == ["rebasin", "align", "a.pt", "b.pt"]
+
+
+def test_code_that_ends_the_program_is_told_with_its_line(tmp_path):
+    (tmp_path / "train.py").write_text(PARSES)
+    with pytest.raises(UsageError, match=r"cannot be built\nSystemExit: 2 \(.*train\.py:8\)"):
+        subject(f"{tmp_path / 'train.py'}:ask").build()
+    leaves = subject(f"{tmp_path / 'train.py'}:Leaves")
+    with pytest.raises(UsageError, match="no input was found(?s:.*)SystemExit: 1"):
+        leaves.examples(leaves.build())
 
 
 def test_a_model_that_takes_no_guess_asks_for_inputs(net: str) -> None:

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from rebasin_cli.errors import MachineError, UsageError, refusal_by_system, suggest
-from rebasin_cli.models.trial_run import quiet
+from rebasin_cli.models.trial_run import as_script, quiet
 from rebasin_cli.models.user.construction import cause
 from rebasin_cli.models.user.uncached_imports import Apart, forget_changed, reachable
 from rebasin_cli.wording import listing
@@ -112,7 +112,7 @@ def _module(name: str) -> ModuleType:
 def _run(name: str, action: Callable[[], object], folder: Path) -> None:
     """Run an import; say in a sentence what went wrong."""
     try:
-        with quiet(), reachable(folder):
+        with quiet(), as_script(name), reachable(folder):
             action()
     except ModuleNotFoundError as error:
         missing = error.name or ""
@@ -122,4 +122,10 @@ def _run(name: str, action: Callable[[], object], folder: Path) -> None:
             f"{name} needs the module {missing!r}, which is not installed", detail=cause(error)
         ) from error
     except (Exception, SystemExit) as error:  # a user's file can do anything
-        raise UsageError(f"{name} cannot be imported", detail=cause(error)) from error
+        raise UsageError(
+            f"{name} cannot be imported",
+            detail=cause(error),
+            hint="what it does as a script belongs under `if __name__ == '__main__':`"
+            if isinstance(error, SystemExit)
+            else "",
+        ) from error
