@@ -51,7 +51,9 @@ def missing(path: Path) -> CheckpointError:
     folder = path.parent
     with suppress(OSError, ValueError):  # a name that is too long, or no name at all
         if path.is_symlink():
-            return CheckpointError("a link to nothing", where=str(path))
+            return CheckpointError(
+                f"a link to {path.readlink()}, which is not there", where=str(path)
+            )
     names = _names(folder)
     if names is None:
         return CheckpointError("no such file", where=str(path), detail=f"no such folder: {folder}")

@@ -15,6 +15,11 @@ from rebasin_cli.models.subject import Example
 from rebasin_cli.models.target import subject
 from rebasin_cli.models.user.user_model import subject_of
 
+
+class InThisFile(nn.Linear):
+    """A class that a hint names."""
+
+
 NET = """
 import torch
 from torch import nn
@@ -197,6 +202,8 @@ def test_what_cannot_be_built_says_why(net: str, name: str, message: str) -> Non
         ("no_such_file.py:Net", "no such file: no_such_file.py"),
         ("no_such_module_here:Net", "no module named 'no_such_module_here'\nhint: write file.py"),
         ("resnet", "'resnet' names no model\nhint: write file.py:Class"),
+        (__file__, r"test_own_models\.py' names no model\nhint: name a class .*\.py:InThisFile"),
+        (f"{__file__}c.py:Net", "no such file: .*\nhint: did you mean 'test_own_models.py'"),
         ("hf:no/such/folder", "config.json cannot be read"),
     ],
 )
@@ -259,8 +266,14 @@ def test_code_that_ends_the_program_is_told_with_its_line(tmp_path):
     with pytest.raises(UsageError, match=r"cannot be built\nSystemExit: 2 \(.*train\.py:8\)"):
         subject(f"{tmp_path / 'train.py'}:ask").build()
     leaves = subject(f"{tmp_path / 'train.py'}:Leaves")
-    with pytest.raises(UsageError, match="no input was found(?s:.*)SystemExit: 1"):
+    with pytest.raises(UsageError, match=r"no input was found(?s:.*)SystemExit: 1"):
         leaves.examples(leaves.build())
+
+
+def test_a_compiled_model_is_run_without_compiling_it(tmp_path):
+    source = "import torch\n\ndef build():\n    return torch.compile(torch.nn.Linear(3, 4))\n"
+    (tmp_path / "net.py").write_text(source)
+    assert type(subject(f"{tmp_path / 'net.py'}:build").build()) is nn.Linear
 
 
 def test_a_model_that_takes_no_guess_asks_for_inputs(net: str) -> None:

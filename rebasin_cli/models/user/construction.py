@@ -69,7 +69,8 @@ def construct(name: str, builder: Callable[[], object], *, hint: str = "") -> nn
     if not isinstance(model, nn.Module):
         kind = type(model).__name__
         raise UsageError(f"{name} gives a {kind}, not a torch.nn.Module")
-    return model.eval()
+    plain = getattr(model, "_orig_mod", None)  # of torch.compile: the same without the compiling
+    return (plain if isinstance(plain, nn.Module) else model).eval()
 
 
 def cause(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rebasin_cli.errors import MachineError, UsageError, refusal_by_system, suggest
+from rebasin_cli.errors import MachineError, UsageError, refusal_by_system, suggest, suggest_file
 from rebasin_cli.models.trial_run import as_script, quiet
 from rebasin_cli.models.user.construction import cause
 from rebasin_cli.models.user.uncached_imports import Apart, forget_changed, reachable
@@ -84,7 +84,7 @@ def _content(path: Path) -> bytes:
 def _file(path: Path) -> ModuleType:
     """Run a Python file as a module of its own, once: who names it twice means the same classes."""
     if not path.is_file():
-        raise UsageError(f"no such file: {path}")
+        raise UsageError(f"no such file: {path}", hint=suggest_file(path))
     place = path.resolve()
     name = f"{place.stem}_{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
     if name in sys.modules:
