@@ -12,6 +12,7 @@ from typing import Any
 from rebasin_cli.errors import RebasinError, UsageError
 from rebasin_cli.json_text import read_json
 
+_QUOTED = re.compile(r"'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.")
 # What only a shell understands, where it stands without quotes.
 _OPERATOR = re.compile(r"(?:\|\|?|&&?|<|[0-9&]?>.*|.*;)")
 TAIL = 5  # lines of a failed command's own words that are shown
@@ -39,11 +40,8 @@ def split_command(command: str) -> tuple[str, ...]:
 
 
 def _refuse_operators(command: str) -> None:
-    try:
-        quoted = shlex.split(command, posix=False)
-    except ValueError:  # quotes inside of words, which keeps no word apart
-        return
-    operator = next((word for word in quoted if _OPERATOR.fullmatch(word)), None)
+    words = _QUOTED.sub("q", command).split()
+    operator = next((word for word in words if _OPERATOR.fullmatch(word)), None)
     if operator:
         raise UsageError(
             f"--exec has {operator!r}, and no shell runs it",

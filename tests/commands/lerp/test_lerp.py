@@ -248,7 +248,7 @@ def test_what_only_a_shell_understands_is_refused(tmp_path, words):
     done = rebasin(*LERP, "--at", "0.5", "--exec", f"echo {words}", cwd=tmp_path)
     assert done.code == 2
     assert "no shell runs it" in done.err and "bash -c" in done.err
-    quoted = f"echo '{words}' \"x {words}\""
+    quoted = f'echo \'{words}\' "x {words}" --x="a {words}"'
     assert rebasin(*LERP, "--at", "0.5", "--exec", quoted, cwd=tmp_path).code == 0
 
 
