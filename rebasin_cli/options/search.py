@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.errors import UsageError, suggest
+from rebasin_cli.merging.combination import COMBINATIONS
 from rebasin_cli.options.parameters import flags_in
 from rebasin_cli.wording import listing
 
@@ -22,7 +23,9 @@ def _method(name: str) -> str:
     """Return a name of a method as it is. Raises UsageError at once, without torch, for another."""
     known = (*METHODS, *OF_SOME)
     if name not in known:
-        hint = suggest(name, known) or f"{listing(METHODS)}; --help says which more there are"
+        more = f"{listing(METHODS)}; --help says which more there are"
+        combined = f"merge --combine {name}" if name in COMBINATIONS else ""
+        hint = combined or suggest(name, known) or more
         raise UsageError(f"no method is called {name!r}", hint=hint)
     return name
 

@@ -16,7 +16,7 @@ from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.binding.outline import idle_patterns, outlines
 from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.spec.language.pattern import compile_pattern
-from rebasin_cli.spec.library import load_spec
+from rebasin_cli.spec.library import bundled_names, load_spec
 from rebasin_cli.spec_choice.bundled import NoFitError, bound_to, only_fit
 from rebasin_cli.spec_choice.heads import returned_roots
 from rebasin_cli.spec_choice.traced import Fitted, bound_model, target_of_config
@@ -135,13 +135,17 @@ def _free_roots(bound: BoundSpec, names: Iterable[str]) -> frozenset[str]:
 
 
 def _bound_as_named(name: str, headers: Headers, selection: Selection) -> BoundSpec:
-    """Return a spec bound; raise one SpecError, not one a pattern, if it is of another model."""
+    """Return a spec bound; raise one SpecError, not one a pattern, if a bundled one is of another.
+
+    In a file of the user's the names themselves may be what is wrong, each in its line.
+    """
     spec = load_spec(name)
     try:
         return bound_to(spec, headers, selection)
     except SpecError as error:
         idle = set(idle_patterns(spec, outlines(headers.infos, headers.ties)))
-        if any(text not in idle for text in spec.tensors if not compile_pattern(text).optional):
+        needed = {text for text in spec.tensors if not compile_pattern(text).optional}
+        if name not in bundled_names() or not needed <= idle:
             raise
         raise SpecError(
             f"spec {name!r} names no tensor of this model",

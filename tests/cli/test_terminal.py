@@ -152,7 +152,8 @@ def test_of_several_models_the_bar_names_the_one_it_is_at(tmp_path):
 
 def test_a_step_is_not_shown_with_the_total_of_the_one_before():
     bars = Bars(console=Console(file=io.StringIO()))
-    task = bars.tasks[bars.add_task("starting", total=None)]
+    bars.add_task("starting", total=None)
+    (task,) = bars.tasks
     screen._tell(bars, task, "matching", 3, 8)
     began = task.start_time
     assert (task.completed, task.total) == (3, 8)
