@@ -1,5 +1,7 @@
 """Models stored in another form than those they are compared with: the refusal says which."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ from tests.cli.build import mlp, save
 from tests.cli.harness import rebasin
 
 UTILS = nn.utils
-IN_PARTS = {
+IN_PARTS: dict[str, Any] = {
     "remove_weight_norm(": UTILS.weight_norm,
     "remove_spectral_norm(": UTILS.spectral_norm,
     "prune.remove(": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
