@@ -15,7 +15,6 @@ from rebasin_cli.models.subject import Example
 from rebasin_cli.models.target import subject
 from rebasin_cli.models.user.user_model import subject_of
 
-
 NET = """
 import torch
 from torch import nn
