@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.errors import UsageError, suggest
-from rebasin_cli.merging.combination import COMBINATIONS
 from rebasin_cli.options.parameters import flags_in
 from rebasin_cli.wording import listing
 
@@ -23,9 +22,8 @@ def _method(name: str) -> str:
     """Return a name of a method as it is. Raises UsageError at once, without torch, for another."""
     known = (*METHODS, *OF_SOME)
     if name not in known:
-        more = f"{listing(METHODS)}; --help says which more there are"
-        combined = f"merge --combine {name}" if name in COMBINATIONS else ""
-        hint = combined or suggest(name, known) or more
+        more = "--help says which more there are; ties, dare and the like are for merge --combine"
+        hint = suggest(name, known) or f"{listing(METHODS)}; {more}"
         raise UsageError(f"no method is called {name!r}", hint=hint)
     return name
 

@@ -128,9 +128,7 @@ OUTPUTS = rows(
 )
 
 VALUES = rows(
-    Row(
-        "a way to combine as a method", f"merge {PAIR} --method ties", 2, ("merge --combine ties",)
-    ),
+    Row("a way to combine as a method", f"merge {PAIR} --method ties", 2, ("for merge --combine",)),
     Row("weights typed apart", f"merge {PAIR} -w 0.7 0.3", 3, ("0.3: no such file", "one word")),
     Row(
         "arguments that are no JSON",
