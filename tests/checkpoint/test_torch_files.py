@@ -163,7 +163,7 @@ def test_the_weights_are_found(tmp_path, case):
         (
             {"ema": {"a": torch.ones(1)}},
             "emma",
-            r"there is no part 'emma'\nit holds ema \(1 tensors\)\nhint: did you mean 'ema'",
+            r"there is no part 'emma'\nit holds ema \(1 tensor\)\nhint: did you mean 'ema'",
         ),
         (
             {"model": {"a": torch.ones(1)}},
