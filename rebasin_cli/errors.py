@@ -22,7 +22,9 @@ from __future__ import annotations
 import difflib
 import errno
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 from rebasin_cli.option_spelling import in_python
@@ -129,6 +131,13 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """Return `did you mean 'x'?` for the closest of the known names, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {close[0]!r}?" if close else ""
+
+
+def suggest_file(path: Path) -> str:
+    """Return what `suggest` does of the names in the folder of a path."""
+    with suppress(OSError):
+        return suggest(path.name, [other.name for other in path.parent.iterdir()])
+    return ""
 
 
 def suggest_tensor(name: str, known: Iterable[str]) -> str:

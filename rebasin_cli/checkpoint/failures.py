@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from rebasin_cli.errors import (
 from rebasin_cli.wording import and_more, shorten
 
 MOST_PROBLEMS = 10
+_NUMBER = re.compile(r"-?[0-9]*\.?[0-9]+%?,?")  # typed apart from the list that it is of
 
 
 @contextmanager
@@ -51,7 +53,12 @@ def missing(path: Path) -> CheckpointError:
     folder = path.parent
     with suppress(OSError, ValueError):  # a name that is too long, or no name at all
         if path.is_symlink():
-            return CheckpointError("a link to nothing", where=str(path))
+            return CheckpointError(
+                f"a link to {path.readlink()}, which is not there", where=str(path)
+            )
+    if _NUMBER.fullmatch(path.name):
+        hint = "numbers of an option are one word: 0.7,0.3"
+        return CheckpointError("no such file", where=str(path), hint=hint)
     names = _names(folder)
     if names is None:
         return CheckpointError("no such file", where=str(path), detail=f"no such folder: {folder}")

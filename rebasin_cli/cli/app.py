@@ -23,7 +23,6 @@ from rebasin_cli import __version__
 from rebasin_cli.cli.process import PIPE_CLOSED, prepare_heap, prepare_streams, settle_stdout
 from rebasin_cli.cli.runner import COMPLAINT, carry_out, fail, guard, require_present
 from rebasin_cli.cli.signals import StoppedError, leave_on_signals
-from rebasin_cli.cli.unknown_option import unknown_option
 from rebasin_cli.commands.registry import COMMANDS, SPEC, CommandEntry
 from rebasin_cli.errors import Problem, UsageError
 
@@ -231,6 +230,8 @@ def _usage_error(complaint: Exception) -> UsageError:
     context = getattr(complaint, "ctx", None)
     name = getattr(complaint, "option_name", None)
     if context and name and hasattr(complaint, "possibilities"):
+        from rebasin_cli.cli.unknown_option import unknown_option
+
         known = [
             option
             for each in context.command.params

@@ -7,12 +7,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -56,9 +58,7 @@ class ProgressBar:
         )
         task = self._bars.add_task("starting", total=None)
         with self._bars as bars:
-            yield lambda what, done, total: bars.update(
-                task, description=what, completed=done, total=total or None
-            )
+            yield partial(_tell, bars, bars.tasks[task])
 
     @contextmanager
     def hidden(self) -> Iterator[None]:
@@ -69,6 +69,15 @@ class ProgressBar:
         self._bars.stop()
         yield
         self._bars.start()
+
+
+def _tell(bars: Bars, shown: Task, what: str, done: int, total: int) -> None:
+    """Show how far the work is. What another step had in all, and its pace, are not those of it."""
+    if what != shown.description:
+        began = shown.start_time
+        bars.reset(shown.id)
+        shown.start_time, shown.total = began, None
+    bars.update(shown.id, description=what, completed=done, total=total or None)
 
 
 @dataclass

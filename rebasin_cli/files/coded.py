@@ -59,6 +59,15 @@ def refuse_torn_codes(models: Sequence[Checkpoint], named: Callable[[str], bool]
         raise CheckpointError(*problems)
 
 
+def apart_by_codes(models: Sequence[Checkpoint]) -> list[Problem]:
+    """Return what keeps models apart of which some alone are codes; nothing if all are, or none."""
+    found = [_codes(model) for model in models]
+    if all(found):
+        return []
+    why = "codes cannot be compared with weights"
+    return [_problem(m, codes, why) for m, codes in zip(models, found, strict=True) if codes]
+
+
 def moves_together(bound: BoundSpec, movable: Set[str]) -> Callable[[str], bool]:
     """Return whether a tensor stays with others of its model: a spec names it, or nothing moves.
 

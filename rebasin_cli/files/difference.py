@@ -10,6 +10,7 @@ from itertools import islice
 
 from rebasin_cli.checkpoint.renamed import is_counter
 from rebasin_cli.checkpoint.torch_format.container import is_extra_state
+from rebasin_cli.files.other_forms import form_hint
 from rebasin_cli.merging.whole_numbers import number_kind
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.tensors import TensorInfo
@@ -77,7 +78,9 @@ def difference_of(
 
 
 def names_hint(difference: Difference, number: int) -> str:
-    """Return the options that would mend a difference of names of the model with a number."""
+    """Return what would mend a difference of names of the model with a number."""
+    if hint := form_hint(difference.missing, difference.extra):
+        return hint
     for pattern, replacement in _renamings(difference):
         return f"--rename '{number}:{pattern}={replacement}' makes the names equal"
     for part, others in _parts(difference):
@@ -149,9 +152,20 @@ def _renamings(difference: Difference) -> Iterator[tuple[str, str]]:
         for new in difference.missing
         if difference.found[old].shape == difference.wanted[new].shape
     )
-    parts = (_apart(old.split("."), new.split(".")) for old, new in islice(pairs, _TRIED))
-    texts = (_substitution(a, b, ends) for a, b, ends in parts if a and b)
+    tried = list(islice(pairs, _TRIED))
+    parts = (_apart(old.split("."), new.split(".")) for old, new in tried)
+    texts = [_substitution(a, b, ends) for a, b, ends in parts if a and b]
+    texts += [text for old, new in tried for text in _before_numbers(old, new)]
     return (pair for pair in dict.fromkeys(texts) if _makes_equal(*pair, difference))
+
+
+def _before_numbers(old: str, new: str) -> Iterator[tuple[str, str]]:
+    """Yield what turns the text before a number into another: `net.fc0.bias`, `layers.0.bias`."""
+    (a, *after), (b, *others) = (
+        re.split(r"(?<=[a-z_.])(?=[0-9])", n, maxsplit=1) for n in (old, new)
+    )
+    if after and after == others:
+        yield rf"^{re.escape(a)}(?=[0-9])", b
 
 
 def _substitution(old: Sequence[str], new: Sequence[str], ends: bool) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from rebasin_cli.errors import (
     UsageError,
     suggest_tensor,
 )
+from rebasin_cli.files.coded import apart_by_codes
 from rebasin_cli.files.configs import check_configs
 from rebasin_cli.files.difference import (
     SHOWN,
@@ -198,7 +199,7 @@ def check_fit(
         difference = difference_of(infos(reference), infos(model), selection, apart=apart)
         problems += _mismatches(reference, model, difference, number)
     if problems:
-        raise CheckpointError(*problems)
+        raise CheckpointError(*(apart_by_codes([reference, *models]) or problems))
     check_configs([reference, *models], tracing)
 
 
@@ -253,9 +254,7 @@ def _other_shapes(reference: Checkpoint, model: Checkpoint, difference: Differen
         f"{len(names)} {plural(len(names), 'tensor')} of another shape than in {reference.path}",
         where=str(model.path),
         detail="\n".join(label_names("shape", texts)),
-        hint=f"{_skipping(names)} leaves them as they are; where vocabularies, classes or "
-        "channels differ, align, merge and lerp take what both have with --common; "
-        "where layers are narrower, align --widen",
+        hint=_shapes_hint(difference),
     )
 
 
@@ -269,6 +268,23 @@ def _other_kinds(reference: Checkpoint, model: Checkpoint, difference: Differenc
         detail="\n".join(label_names("kind", texts)),
         hint=f"{_skipping(names)} leaves them as they are",
     )
+
+
+def _shapes_hint(difference: Difference) -> str:
+    """Return what may be done about shapes: at the ends of a network, or where layers are wider."""
+    pairs = [(difference.wanted[n].shape, difference.found[n].shape) for n in difference.shapes]
+    skipping = f"{_skipping(difference.shapes)} leaves them as they are"
+    if any(len(ours) != len(theirs) for ours, theirs in pairs):
+        return f"they are not of one architecture, or {skipping}"
+    axes = [(k, a, b) for p in pairs for k, (a, b) in enumerate(zip(*p, strict=True)) if a != b]
+    ends = f"{skipping}; --common takes the classes, tokens or channels that both have"
+    if len({axis for axis, _, _ in axes}) == 1:  # a layer that is wider shows where it is read too
+        return ends
+    if all(ours > theirs for _, ours, theirs in axes):
+        return f"align --widen gives the narrower model the units that it lacks; {ends}"
+    if all(ours < theirs for _, ours, theirs in axes):
+        return f"align --widen, the wider model named first, gives the other more units; {ends}"
+    return f"they are not of one architecture, or {ends}"
 
 
 def _skipping(names: Sequence[str]) -> str:

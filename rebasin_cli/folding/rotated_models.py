@@ -15,7 +15,7 @@ from rebasin_cli.folding.rotation_problem import RotationProblem
 from rebasin_cli.folding.stream_moments import StreamMoments
 from rebasin_cli.network.network import UserCode
 from rebasin_cli.network.sampled_text import data_of
-from rebasin_cli.progress import Progress
+from rebasin_cli.progress import Progress, with_name
 from rebasin_cli.symmetry.map_search import match_maps
 from rebasin_cli.symmetry.map_sweeps import MapMatching
 from rebasin_cli.symmetry.maps import Carried, GroupMaps
@@ -56,7 +56,7 @@ def match_star(frame: RotationFrame, progress: Progress) -> dict[int, MapMatchin
             plan.classes,
             moments=moments.between(reference, number) if moments else None,
             settings=frame.problem.settings,
-            progress=progress,
+            progress=with_name(progress, str(frame.problem.models[number].path)),
         )
         for number in frame.others
     }

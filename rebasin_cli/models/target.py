@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from rebasin_cli.errors import UsageError
@@ -16,6 +18,7 @@ from rebasin_cli.models.transformers.transformers_models import transformers_sub
 from rebasin_cli.models.user.given_inputs import examples_of_function, examples_of_shape
 from rebasin_cli.models.user.imports import FORMS
 from rebasin_cli.models.user.user_model import own_subject
+from rebasin_cli.wording import listing
 
 
 def folder_subject(folder: str, arguments: Mapping[str, object]) -> Subject:
@@ -62,13 +65,22 @@ def subject_of_target(
     return dataclasses.replace(found, examples=examples, version=f"{found.version} {given}")
 
 
+def _classes_hint(path: Path) -> str:
+    """Return how the classes in a file are named; the file is read and not run."""
+    with suppress(OSError, SyntaxError, ValueError):
+        body = ast.parse(path.read_bytes()).body if path.suffix == ".py" else []
+        names = [f"{path}:{item.name}" for item in body if isinstance(item, ast.ClassDef)]
+        return f"name a class of it: {listing(names)}" if names else ""
+    return ""
+
+
 def _named(target: str, arguments: Mapping[str, object]) -> Subject:
     """Return the subject of a target with its own inputs."""
     scheme, colon, rest = target.partition(":")
     if (Path(target) / "config.json").is_file():
         return folder_subject(target, arguments)
     if not colon or not rest:
-        raise UsageError(f"{target!r} names no model", hint=FORMS)
+        raise UsageError(f"{target!r} names no model", hint=_classes_hint(Path(target)) or FORMS)
     if scheme in SCHEMES:
         return SCHEMES[scheme](rest, arguments)
     return own_subject(target, arguments)

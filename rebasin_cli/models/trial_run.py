@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,18 +47,31 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
+@contextlib.contextmanager
+def as_script(name: str) -> Iterator[None]:
+    """Give code of the user's the command line of a script without arguments.
+
+    Training scripts parse theirs as they are imported, and would read ours.
+    """
+    words, sys.argv = sys.argv, [name]
+    try:
+        yield
+    finally:
+        sys.argv = words
+
+
 def moved_to(device: torch.device, value: Any) -> Any:
     """Return the value with all tensors inside its tuples, lists and mappings on the device."""
     return map_leaves(value, torch.Tensor, lambda tensor: on_device(tensor, device))
 
 
-def failure_on(model: nn.Module, example: Example) -> Exception | None:
+def failure_on(model: nn.Module, example: Example) -> BaseException | None:
     """Run a model on an example, moved to its device, and return what it raises, if anything."""
     device = next((tensor.device for tensor in model.parameters()), CPU)
     try:
         with torch.no_grad(), quiet(), device:
             model(*moved_to(device, example.args), **moved_to(device, dict(example.kwargs)))
-    except Exception as error:  # the code of any model runs here
+    except (Exception, SystemExit) as error:  # the code of any model runs here
         return error
     return None
 

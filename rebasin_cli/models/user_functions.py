@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, cast
 
-from rebasin_cli.errors import UsageError
+from rebasin_cli.errors import UsageError, UserCodeError
 from rebasin_cli.models.user.imports import import_folder, named_object
 from rebasin_cli.models.user.uncached_imports import folder_importable
 
@@ -36,13 +37,21 @@ def loader_of(found: object, name: str) -> Loader:
             hint="name a function that returns it",
         )
     if callable(found):
-        return lambda: cast("Iterable[object]", found())
+        return partial(_values_made, found, name)
     if isinstance(found, Iterable):
         return lambda: found
     raise UsageError(
         f"{name} is a {type(found).__name__}, not a way to get batches",
         hint="torch.utils.data.DataLoader(...) makes batches of a data set",
     )
+
+
+def _values_made(make: Callable[[], object], name: str) -> Iterable[object]:
+    """Return what a user's function makes; raises UserCodeError if that is nothing."""
+    values = make()
+    if values is None:
+        raise UserCodeError(f"{name} returns nothing", hint="it has to yield batches")
+    return cast("Iterable[object]", values)
 
 
 def load_evaluation(target: str) -> Callable[[Any], object]:

@@ -14,6 +14,7 @@ from rebasin_cli.checkpoint.renamed import strip_wrappers
 from rebasin_cli.errors import CheckpointError, Problem, suggest
 from rebasin_cli.files.difference import label_names, shape_text
 from rebasin_cli.files.names.common_names import normal_names, uniform_prefixes
+from rebasin_cli.files.other_forms import form_hint
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import Window
 
@@ -152,7 +153,7 @@ def _problems(
     ]
     unknown = [n for n in wanted if n not in layout.windows and _matters(n, layout, known, stored)]
     if missing:
-        hint = suggest(missing[0], unknown)
+        hint = form_hint(missing, unknown) or suggest(missing[0], unknown)
         yield Problem("", detail="\n".join(label_names("missing", missing)), hint=hint)
     if unknown:
         hint = "--skip GLOB leaves tensors out"

@@ -22,7 +22,8 @@ def _method(name: str) -> str:
     """Return a name of a method as it is. Raises UsageError at once, without torch, for another."""
     known = (*METHODS, *OF_SOME)
     if name not in known:
-        hint = suggest(name, known) or f"{listing(METHODS)}; --help says which more there are"
+        more = "--help says which more there are; ties, dare and the like are for merge --combine"
+        hint = suggest(name, known) or f"{listing(METHODS)}; {more}"
         raise UsageError(f"no method is called {name!r}", hint=hint)
     return name
 

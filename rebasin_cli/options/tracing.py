@@ -25,7 +25,10 @@ def parse_arguments(text: str | None, *, flag: str = "--model-args") -> dict[str
     try:
         value = read_json(text)
     except ValueError as error:
-        raise typer.BadParameter(f"{flag} {text!r} is not JSON: {error}") from error
+        raise typer.BadParameter(
+            f"{flag} {text!r} is not JSON such as '{{\"width\": 8}}', both kinds of quotes "
+            f"included: {error}"
+        ) from error
     if not isinstance(value, dict):
         raise typer.BadParameter(f'{flag} {text!r} is not a JSON object, as {{"width": 8}}')
     return value

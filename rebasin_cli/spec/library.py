@@ -13,6 +13,7 @@ from rebasin_cli.errors import (
     UsageError,
     refusal_by_system,
     suggest,
+    suggest_file,
 )
 from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.spec.language.parse import parse
@@ -83,7 +84,7 @@ def _read(path: Path) -> str:
         if error.errno not in NOWHERE:
             raise refusal_by_system(error, str(path), what="the spec cannot be read") from error
         what = f"the spec cannot be read: {error.strerror or error}"
-        raise RebasinError(Problem(what, where=str(path))) from error
+        raise RebasinError(Problem(what, where=str(path), hint=suggest_file(path))) from error
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         column = error.start - content.rfind(b"\n", 0, error.start)

@@ -13,13 +13,16 @@ from rebasin_cli.files.headers import Headers, headers_of
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec.binding.bound import BoundSpec
+from rebasin_cli.spec.binding.outline import idle_patterns, outlines
 from rebasin_cli.spec.language.model import Spec
-from rebasin_cli.spec.library import load_spec
+from rebasin_cli.spec.language.pattern import compile_pattern
+from rebasin_cli.spec.library import bundled_names, load_spec
 from rebasin_cli.spec_choice.bundled import NoFitError, bound_to, only_fit
 from rebasin_cli.spec_choice.heads import returned_roots
 from rebasin_cli.spec_choice.traced_fit import Fitted, bound_model, target_of_config
 from rebasin_cli.spec_choice.unnamed import check_passed, check_unnamed, touched_groups
 from rebasin_cli.tensors.blocks import BoundTensor
+from rebasin_cli.wording import listing
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,28 @@ def _free_roots(bound: BoundSpec, names: Iterable[str]) -> frozenset[str]:
     return frozenset(group.root for group in groups if not group.fixed)
 
 
+def _bound_as_named(name: str, headers: Headers, selection: Selection) -> BoundSpec:
+    """Return a spec bound; raise one SpecError, not one a pattern, if a bundled one is of another.
+
+    In a file of the user's the names themselves may be what is wrong, each in its line.
+    """
+    spec = load_spec(name)
+    try:
+        return bound_to(spec, headers, selection)
+    except SpecError as error:
+        idle = set(idle_patterns(spec, outlines(headers.infos, headers.ties)))
+        needed = {text for text in spec.tensors if not compile_pattern(text).optional}
+        if name not in bundled_names() or not needed <= idle:
+            raise
+        raise SpecError(
+            f"spec {name!r} names no tensor of this model",
+            where=headers.where,
+            detail=f"it has {listing(list(headers.infos))}",
+            hint="`rebasin inspect MODEL` tells which bundled spec fits; `rebasin spec init MODEL` "
+            "starts one of your own",
+        ) from error
+
+
 def _chosen(
     headers: Headers,
     selection: Selection,
@@ -143,7 +168,7 @@ def _chosen(
     if selection.spec is not None and target is not None:
         raise UsageError("--spec and --model exclude each other")
     if selection.spec is not None:
-        bound = bound_to(load_spec(selection.spec), headers, selection)
+        bound = _bound_as_named(selection.spec, headers, selection)
         return Choice(selection.spec, bound, automatic=False)
     if target is not None:
         bound, found = bound_model(headers, selection, tracing)

@@ -25,6 +25,7 @@ from rebasin_cli.wording import list_names
 
 LISTED = 4  # names in a warning; the rest is counted
 EVERY = 1 << 30  # examples: more than any user gives
+ITS_INPUT = "its input"
 
 
 def trace_target(tracing: Tracing) -> TracedModel:
@@ -99,9 +100,15 @@ def _trace(tracing: Tracing) -> TracedModel:
 
 def _run(found: Subject, tracing: Tracing) -> Trace:
     choices = Choices(tracing.outputs, tracing.free_outputs, tracing.buffers)
-    hint = "--input-shape 1,3,224,224 or --input file.py:function says what it takes"
+    fed = _fed(tracing)
+    hint = (
+        "--input-shape 1,3,224,224 or --input file.py:function says what it takes"
+        if fed == ITS_INPUT
+        else "yield (inputs, targets), the inputs as the model's forward takes them: a tensor, a "
+        "tuple of several, or a dict by name"
+    )
     count = EVERY if tracing.inputs else 1
-    return trace_subject(found, choices, recorded=count, fed=_fed(tracing), hint=hint)
+    return trace_subject(found, choices, recorded=count, fed=fed, hint=hint)
 
 
 def trace_subject(found: Subject, choices: Choices, *, recorded: int, fed: str, hint: str) -> Trace:
@@ -130,11 +137,11 @@ def trace_subject(found: Subject, choices: Choices, *, recorded: int, fed: str, 
 def _fed(tracing: Tracing) -> str:
     """Return what the model was run on."""
     if tracing.data is None or tracing.shape is not None or tracing.inputs:
-        return "its input"
+        return ITS_INPUT
     return f"the inputs in batch 1 of {tracing.data}"
 
 
-def _complaint(found: Subject) -> Exception | None:
+def _complaint(found: Subject) -> BaseException | None:
     """Return what a model itself raises on its inputs: if nothing, the fault is ours."""
     model = _small_enough(found)
     failures = (failure_on(model, example) for example in found.examples(model))

@@ -239,7 +239,7 @@ def test_a_file_replaced_while_open_still_gives_the_old_values(tmp_path):
 def test_a_link_to_nothing_is_called_that(tmp_path):
     link = tmp_path / "model.safetensors"
     link.symlink_to("gone.safetensors")
-    with pytest.raises(CheckpointError, match="a link to nothing"):
+    with pytest.raises(CheckpointError, match=r"a link to .*, which is not there"):
         open_checkpoint(link)
 
 

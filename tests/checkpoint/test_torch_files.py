@@ -140,14 +140,19 @@ def test_the_weights_are_found(tmp_path, case):
         (
             {"net_g": 1, "epoch": "3"},
             None,
-            r"no state dict found\nit holds net_g \(int\), epoch \(str\)\nhint: .*--key",
+            r"no state dict found\nit holds net_g \(int\), epoch \(str\)\nhint: nothing in it",
         ),
         (
             {"net_g": {"a": torch.ones(1)}},
             None,
-            r"no state dict found\nit holds net_g \(1 tensors\)",
+            r"no state dict found\nit holds net_g \(1 tensor\)\nhint: .*--key: net_g",
         ),
         ({}, None, "no state dict found\nit holds nothing"),
+        (
+            torch.optim.SGD([torch.ones(2)], lr=0.1).state_dict(),
+            None,
+            "hint: this is the state of an optimizer: `rebasin apply",
+        ),
         (
             [torch.ones(1)],
             None,
@@ -158,7 +163,7 @@ def test_the_weights_are_found(tmp_path, case):
         (
             {"ema": {"a": torch.ones(1)}},
             "emma",
-            r"there is no part 'emma'\nit holds ema \(1 tensors\)\nhint: did you mean 'ema'",
+            r"there is no part 'emma'\nit holds ema \(1 tensor\)\nhint: did you mean 'ema'",
         ),
         (
             {"model": {"a": torch.ones(1)}},

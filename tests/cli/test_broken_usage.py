@@ -128,6 +128,14 @@ OUTPUTS = rows(
 )
 
 VALUES = rows(
+    Row("a way to combine as a method", f"merge {PAIR} --method ties", 2, ("for merge --combine",)),
+    Row("weights typed apart", f"merge {PAIR} -w 0.7 0.3", 3, ("0.3: no such file", "one word")),
+    Row(
+        "arguments that are no JSON",
+        "align a.safetensors b.safetensors --model n.py:N --model-args {x:1}",
+        2,
+        ("both kinds",),
+    ),
     Row("unknown device", f"align {PAIR} --device bogus", 2, ("'bogus'", "cpu")),
     Row("device with an odd number", f"align {PAIR} --device cuda:x", 2, ("'cuda:x'",)),
     Row("device with no number", f"align {PAIR} --device cpu:", 2, ("'cpu:'",)),

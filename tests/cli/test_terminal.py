@@ -1,5 +1,6 @@
 """What a person at a terminal sees: a bar on stderr, and no command that waits for typing."""
 
+import io
 import json
 import os
 import pty
@@ -7,8 +8,11 @@ import select
 from contextlib import contextmanager
 
 import pytest
+from rich.console import Console
+from rich.progress import Progress as Bars
 
-from tests.cli.build import pair
+from rebasin_cli.cli import screen
+from tests.cli.build import mlp, pair, save
 from tests.cli.harness import captured, start
 from tests.cli.models import planted, write_net
 
@@ -135,3 +139,24 @@ def test_a_dry_run_prints_its_plan_and_nothing_else(tmp_path):
     pair(tmp_path)
     code, _, out, _ = at_a_terminal(*ALIGN, "-n", cwd=tmp_path, numbers=[2])
     assert (code, json.loads(out)["command"]) == (0, "align")
+
+
+def test_of_several_models_the_bar_names_the_one_it_is_at(tmp_path):
+    pair(tmp_path)
+    save(tmp_path / "c.safetensors", mlp(3))
+    for command in ("merge", "align"):
+        argv = (command, *ALIGN[1:], "c.safetensors")
+        _, shown, *_ = at_a_terminal(*argv, cwd=tmp_path, numbers=(2,))
+        assert "b.safetensors: matching" in shown and "c.safetensors: matching" in shown
+
+
+def test_a_step_is_not_shown_with_the_total_of_the_one_before():
+    bars = Bars(console=Console(file=io.StringIO()))
+    bars.add_task("starting", total=None)
+    (task,) = bars.tasks
+    screen._tell(bars, task, "matching", 3, 8)
+    began = task.start_time
+    assert (task.completed, task.total) == (3, 8)
+    screen._tell(bars, task, "checking", 0, 0)
+    assert (task.description, task.completed, task.total) == ("checking", 0, None)
+    assert task.start_time == began

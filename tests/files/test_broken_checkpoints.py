@@ -181,7 +181,7 @@ TORCH = rows(
         "without tensors",
         "inspect bad.pt",
         3,
-        ("bad.pt: no state dict found", "it holds epoch (int)", "--key"),
+        ("bad.pt: no state dict found", "it holds epoch (int)", "torch.save(model.state_dict()"),
         lambda folder: torch.save({"epoch": 3}, folder / "bad.pt"),
     ),
     Row(

@@ -162,3 +162,15 @@ def test_a_part_with_some_experts_only_is_refused(tmp_path):
     assert done.code == 3
     assert "'ema' lacks 'experts.1.weight'" in done.err
     assert not (tmp_path / "b.aligned.pt").exists()
+
+
+def test_inspect_tells_what_is_beside_the_weights(tmp_path):
+    moments = {"state": {0: {"exp_avg": mlp(0)["0.weight"]}}, "param_groups": []}
+    container = {"model": mlp(0), "ema": mlp(1), "optimizer": moments, "epoch": 3}
+    torch.save(container, tmp_path / "a.pt")
+    said = rebasin("inspect", "a.pt", cwd=tmp_path).lines
+    assert "beside the weights, the same tensors: ema" in said
+    assert "beside the weights, what belongs to these weights: optimizer" in said
+    assert "beside the weights, other things: epoch" in said
+    (event, _) = rebasin("inspect", "a.pt", "--json", cwd=tmp_path).events
+    assert (event["parts"], event["stale"]) == (["ema"], ["optimizer"])

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from rebasin_cli.errors import MachineError, RebasinError, UsageError, UserCodeError
 from rebasin_cli.models.batch import read_batch
-from rebasin_cli.models.user_functions import load_loader
+from rebasin_cli.models.user_functions import load_loader, loader_of
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.scoring.scores import cross_entropy_judge, logits_of, own_judge
 from rebasin_cli.network.user_code import users_code
@@ -146,6 +146,11 @@ def test_a_loader_may_be_a_function_or_a_thing_but_not_an_iterator(tmp_path, mon
         load_loader("mine.py:once")
     with pytest.raises(UsageError, match="is a int, not a way to get batches"):
         load_loader("mine.py:number")
+
+
+def test_a_loader_that_returns_nothing_is_told_so():
+    with pytest.raises(UserCodeError, match="odd returns nothing\nhint: it has to yield batches"):
+        list(loader_of(lambda: None, "odd")())
 
 
 def test_an_exception_keeps_the_users_lines_and_no_others():

@@ -211,3 +211,19 @@ def test_a_config_whose_library_is_missing_says_which(tmp_path, monkeypatch, lib
 def test_a_config_that_names_no_class_is_not_traced(tmp_path, config):
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert refusal(tmp_path, {"x": (3,)}).what == "no bundled spec fits this checkpoint"
+
+
+def test_a_bundled_spec_of_another_model_is_one_sentence(tmp_path, shelf):
+    shelf("other", ["a.weight: [h, ~]", "b.weight: [~, h]", "c.bias?: [h]"])
+    shelf("near", ["in.weight: [h, ~]", "b.weight: [~, h]"])
+    said = {}
+    for name in ("other", "near"):
+        with pytest.raises(SpecError) as raised:
+            chosen(tmp_path, MLP, spec=name)
+        said[name] = [problem.what for problem in raised.value.problems]
+    assert said["other"] == ["spec 'other' names no tensor of this model"]
+    assert "pattern 'b.weight' matches no tensor" in said["near"]
+    mine = tmp_path / "mine.yaml"  # a spec with wrong names: each of them is told
+    mine.write_text("rebasin: 1\ntensors:\n  on.weight: [h, ~]\n  out.weights: [~, h]\n")
+    with pytest.raises(SpecError, match=r"did you mean 'in.weight'(?s:.*)mean 'out.weight'"):
+        chosen(tmp_path, MLP, spec=str(mine))

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from rebasin_cli.errors import CheckpointError, suggest
-from rebasin_cli.wording import and_more, listing, shorten
+from rebasin_cli.wording import and_more, count, listing, shorten
 
 # Where training programs put the weights, the most usual first.
 PARTS = (
@@ -29,6 +29,9 @@ PARTS = (
     "model_state",
     "weights",
 )
+
+# What the state of an optimizer of torch consists of.
+OPTIMIZER = frozenset(("state", "param_groups"))
 
 # What torch calls the entry of a module's get_extra_state.
 EXTRA_STATE = "_extra_state"
@@ -64,12 +67,16 @@ def _keys_hint(container: Any) -> str:
     """Return how the weights are named where nothing finds them by itself."""
     if not isinstance(container, Mapping):
         return "save its state dict as a file of its own"
+    if container.keys() >= OPTIMIZER:
+        return "this is the state of an optimizer: `rebasin apply PERM FILE --base MODEL` moves it"
     found = {key: _descend(container, key) for key in _paths(container)}
     parts = [
         key for key, part in found.items() if isinstance(part, Mapping) and tensors_in_state(part)
     ]
-    told = f": {' or '.join(shorten(parts, SHOWN, and_more))}" if parts else ""
-    return f"name the part that holds the weights with --key{told}"
+    if not parts:
+        return "nothing in it gives tensors their names: torch.save(model.state_dict(), FILE) does"
+    told = " or ".join(shorten(parts, SHOWN, and_more))
+    return f"name the part that holds the weights with --key: {told}"
 
 
 def is_extra_state(name: object) -> bool:
@@ -155,9 +162,6 @@ def _describe(container: Any) -> str:
 
 def _kind(value: Any) -> str:
     if isinstance(value, Mapping):
-        return (
-            f"{len(tensors_in_state(value))} tensors"
-            if tensors_in_state(value)
-            else f"{len(value)} items"
-        )
+        tensors = len(tensors_in_state(value))
+        return count(tensors, "tensor") if tensors else count(len(value), "item")
     return type(value).__name__

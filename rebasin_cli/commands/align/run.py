@@ -27,7 +27,7 @@ from rebasin_cli.matching.problem.result import Matching
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
-from rebasin_cli.progress import Progress
+from rebasin_cli.progress import Progress, with_name
 from rebasin_cli.symmetry.fold_plan import can_rotate
 
 Method = Callable[[AlignPlan, AlignItem, Progress], Matching]
@@ -64,7 +64,9 @@ class AlignTask:
         if self.item.target.place.skip:
             return LeftAsIs(self.item.target.path, "exists")
         try:
-            return _align(replace(self.plan, machine=machine), self.item, self.find, progress)
+            path = str(self.item.model.path)
+            told = progress if self.alone else with_name(progress, path)
+            return _align(replace(self.plan, machine=machine), self.item, self.find, told)
         except RebasinError as error:
             if self.alone:
                 raise

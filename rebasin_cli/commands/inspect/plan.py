@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rebasin_cli.checkpoint.parts import Rest
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.inspect.command import InspectRequest
 from rebasin_cli.files.inputs import describe_inputs, open_models
@@ -31,7 +32,10 @@ def plan_inspect(request: InspectRequest) -> InspectPlan:
 
 @dataclass(frozen=True)
 class Inspected:
-    """What is in a checkpoint, from its headers. fits: what each bundled spec says of it."""
+    """What is in a checkpoint, from its headers.
+
+    rest: what a .pt holds beside the weights. fits: what each bundled spec says of it.
+    """
 
     path: Path
     format: str
@@ -42,4 +46,5 @@ class Inspected:
     dtypes: Mapping[str, int]
     ties: Mapping[str, str]
     metadata: Mapping[str, str]
+    rest: Rest
     fits: Mapping[str, str]

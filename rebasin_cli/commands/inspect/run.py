@@ -33,6 +33,7 @@ def _inspect_model(model: Checkpoint, selection: Selection) -> Inspected:
         dtypes=Counter(dtype_name(info.dtype) for info in tensors),
         ties=model.ties,
         metadata=model.metadata,
+        rest=model.rest,
         fits=bundled_verdicts(headers_of([model]), selection),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -11,6 +12,9 @@ from typing import Any
 from rebasin_cli.errors import RebasinError, UsageError
 from rebasin_cli.json_text import read_json
 
+_QUOTED = re.compile(r"'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.")
+# What only a shell understands, where it stands without quotes.
+_OPERATOR = re.compile(r"(?:\|\|?|&&?|<|[0-9&]?>.*|.*;)")
 TAIL = 5  # lines of a failed command's own words that are shown
 
 
@@ -21,14 +25,28 @@ class CommandFailedError(RebasinError):
 
 
 def split_command(command: str) -> tuple[str, ...]:
-    """Return the words of a command line. Raises UsageError if there are none, or open quotes."""
+    """Return the words of a command line.
+
+    Raises UsageError if there are none, or open quotes, and for what only a shell understands.
+    """
     try:
         words = tuple(shlex.split(command))
     except ValueError as error:
         raise UsageError(f"--exec {command!r} is not a command line: {error}") from error
     if not words:
         raise UsageError("--exec is empty", hint="--exec 'python evaluate.py {path}'")
+    _refuse_operators(command)
     return words
+
+
+def _refuse_operators(command: str) -> None:
+    words = _QUOTED.sub("q", command).split()
+    operator = next((word for word in words if _OPERATOR.fullmatch(word)), None)
+    if operator:
+        raise UsageError(
+            f"--exec has {operator!r}, and no shell runs it",
+            hint="--exec \"bash -c '...'\" has one run it",
+        )
 
 
 def execute(command: Sequence[str], path: Path, alpha: float) -> Any:

@@ -281,3 +281,12 @@ class Interpolated:
     executed: bool
     value: Any
     seconds: float
+
+
+@dataclass(frozen=True)
+class LineDrawn:
+    """The line when all its points are there. basin: that of all models, None if nothing says."""
+
+    plan: LerpPlan
+    basin: str | None
+    seconds: float

@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 from rebasin_cli.alignment.report import PERMUTING
-from rebasin_cli.commands.lerp.plan import Interpolated
+from rebasin_cli.commands.lerp.plan import Interpolated, LineDrawn
 from rebasin_cli.folding.rotation_report import ROTATING
 from rebasin_cli.presentation.presenter import Presenter, Presenters
+from rebasin_cli.wording import count
 
 
 def interpolated_text(outcome: Interpolated) -> str:
@@ -23,6 +24,19 @@ def _interpolated_fields(outcome: Interpolated) -> dict[str, Any]:
     return {"alpha": outcome.alpha, **({"exec": outcome.value} if outcome.executed else {})}
 
 
+def _drawn_summary(outcome: LineDrawn) -> str:
+    """Return between what the points lie, and whether anything says that these go together."""
+    plan = outcome.plan
+    ends = " and ".join(str(model.path) for model in (plan.models[0], plan.models[-1]))
+    if plan.request.align:
+        how = ""
+    elif outcome.basin is not None:
+        how = ", in one basin by their provenance"
+    else:
+        how = " as they are: --align, or rebasin align before, brings separate runs into one order"
+    return f"{count(len(plan.points), 'point')} between {ends}{how} ({outcome.seconds:.1f} s)"
+
+
 PRESENTERS: Presenters = {
     **PERMUTING,
     **ROTATING,
@@ -30,5 +44,8 @@ PRESENTERS: Presenters = {
         fields=_interpolated_fields,
         text=interpolated_text,
         written=lambda outcome: outcome.written,
+    ),
+    LineDrawn: Presenter(
+        fields=lambda outcome: None, text=lambda outcome: "", summary=_drawn_summary
     ),
 }

@@ -13,7 +13,7 @@ from rebasin_cli.alignment.aligned import Aligned, align_by_weights
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.checkpoint.remote.remote_path import RemotePath
 from rebasin_cli.commands.lerp.exec_hook import CommandFailedError, execute
-from rebasin_cli.commands.lerp.plan import Interpolated, LerpPlan, LinePoint
+from rebasin_cli.commands.lerp.plan import Interpolated, LerpPlan, LineDrawn, LinePoint
 from rebasin_cli.files.part_sources import finite_model, finite_part
 from rebasin_cli.files.provenance import basin_of, folded_basin, one_basin, provenance
 from rebasin_cli.files.write import Result, folders_for
@@ -33,7 +33,7 @@ from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import BoundTensor
 from rebasin_cli.tensors.ranges import Kept
 
-LerpOutcome = LeftAsIs | Failed | Aligned | Folded | Rotated | Interpolated
+LerpOutcome = LeftAsIs | Failed | Aligned | Folded | Rotated | Interpolated | LineDrawn
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,12 @@ class _Frame:
 def run_lerp(plan: LerpPlan, progress: Progress) -> Iterator[LerpOutcome]:
     """Yield each point as soon as it is written, and evaluated if there is a command.
 
-    What an alignment found comes first. A command that fails at one point is reported and
-    the others go on.
+    What an alignment found comes first, and what was drawn last. A command that fails at one point
+    is reported and the others go on.
     """
     frame = _rotated(plan, plan.rotation, progress) if plan.rotation else _permuted(plan, progress)
     yield from frame.found
+    began = perf_counter()
     line = _LerpLine(plan, frame)
     _check_between(plan, line.sources)
     tasks = [PointTask(line, point) for point in plan.points]
@@ -67,6 +68,7 @@ def run_lerp(plan: LerpPlan, progress: Progress) -> Iterator[LerpOutcome]:
         for count, outcome in enumerate(executor.run(tasks, progress), 1):
             progress("interpolating", count, len(tasks))
             yield outcome
+    yield LineDrawn(plan, frame.basin, perf_counter() - began)
 
 
 @dataclass(frozen=True)

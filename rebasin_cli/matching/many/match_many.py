@@ -19,7 +19,7 @@ from rebasin_cli.matching.problem.measure import constant_tensors
 from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.permutation import Permutation, Permutations, compose, identity, inverse
 from rebasin_cli.permuted import Permuted
-from rebasin_cli.progress import Progress
+from rebasin_cli.progress import Progress, with_name
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import InMemory, TensorSource
 from rebasin_cli.tensors.numbers import in_reals
@@ -76,7 +76,7 @@ class ManyRequest:
                     movable=self.movable,
                     initial=initial,
                     labels=(label, self.labels[which]),
-                    progress=self.progress,
+                    progress=with_name(self.progress, self.labels[which]),
                 ).permutations
             )
         )

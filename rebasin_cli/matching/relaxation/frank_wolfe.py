@@ -99,7 +99,8 @@ class FrankWolfe:
             if not values:
                 values.append(value(0.0))
             values.append(value(length))
-            progress("walking", len(values) - 1, steps)
+            # it ends by itself, mostly long before the last step: no share of it can be told
+            progress("matching all groups at once", len(values) - 1, 0)
             idle = idle + 1 if values[-1] - values[-2] <= RISE * abs(values[-1]) else 0
             if length == 0:
                 break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,12 +13,11 @@ import torch
 from torch import nn
 
 from rebasin_cli.errors import MachineError, UsageError, suggest
-from rebasin_cli.models.trial_run import quiet
+from rebasin_cli.models.trial_run import as_script, quiet
 
 KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-_PACKAGES = tuple(
-    f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[2])
-)
+_OTHERS = (sysconfig.get_path("stdlib"), Path(torch.__file__).parent, Path(__file__).parents[2])
+_PACKAGES = tuple(f"{folder}{os.sep}" for folder in _OTHERS)
 OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -60,22 +60,23 @@ def construct(name: str, builder: Callable[[], object], *, hint: str = "") -> nn
     elsewhere.
     """
     try:
-        with quiet():
+        with quiet(), as_script(name):
             model = builder()
     except MemoryError as error:
         raise MachineError(f"{name} does not fit into memory") from error
-    except Exception as error:  # anything can happen in there
+    except (Exception, SystemExit) as error:  # anything can happen in there
         raise UsageError(f"{name} cannot be built", detail=cause_of(error), hint=hint) from error
     if not isinstance(model, nn.Module):
         kind = type(model).__name__
         raise UsageError(f"{name} gives a {kind}, not a torch.nn.Module")
-    return model.eval()
+    plain = getattr(model, "_orig_mod", None)  # of torch.compile: the same without the compiling
+    return (plain if isinstance(plain, nn.Module) else model).eval()
 
 
 def cause_of(error: BaseException) -> str:
     """Return an exception as one line, with the file and line that raised it.
 
-    Where that is inside torch, those of the code that called it.
+    Where that is inside torch or Python itself, those of the code that called it.
     """
     every = traceback.extract_tb(error.__traceback__)
     frames = [frame for frame in every if not frame.filename.startswith(_PACKAGES)] or every

@@ -10,7 +10,15 @@ from torch import nn
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.subject import Example
-from rebasin_cli.models.trial_run import CPU, failure_on, moved_to, normal_noise, quiet, random_ids
+from rebasin_cli.models.trial_run import (
+    CPU,
+    as_script,
+    failure_on,
+    moved_to,
+    normal_noise,
+    quiet,
+    random_ids,
+)
 from rebasin_cli.models.user.construction import cause_of
 from rebasin_cli.models.user.imports import named_object
 
@@ -49,9 +57,9 @@ def examples_of_function(target: str) -> Examples:
 
     def examples(model: nn.Module) -> tuple[Example, ...]:
         try:
-            with quiet(), CPU:
+            with quiet(), as_script(target), CPU:
                 value = function()
-        except Exception as error:  # a user's function can do anything
+        except (Exception, SystemExit) as error:  # a user's function can do anything
             raise UsageError(f"{target} fails", detail=cause_of(error)) from error
         calls = value if isinstance(value, list) else [value]
         found = tuple(_example(target, call) for call in calls)

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rebasin_cli.errors import MachineError, UsageError, refusal_by_system, suggest
-from rebasin_cli.models.trial_run import quiet
+from rebasin_cli.errors import MachineError, UsageError, refusal_by_system, suggest, suggest_file
+from rebasin_cli.models.trial_run import as_script, quiet
 from rebasin_cli.models.user.construction import cause_of
 from rebasin_cli.models.user.uncached_imports import (
     StandaloneSource,
@@ -88,7 +88,7 @@ def _content(path: Path) -> bytes:
 def _file(path: Path) -> ModuleType:
     """Run a Python file as a module of its own, once: who names it twice means the same classes."""
     if not path.is_file():
-        raise UsageError(f"no such file: {path}")
+        raise UsageError(f"no such file: {path}", hint=suggest_file(path))
     place = path.resolve()
     name = f"{place.stem}_{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
     if name in sys.modules:
@@ -116,7 +116,7 @@ def _module(name: str) -> ModuleType:
 def _run(name: str, action: Callable[[], object], folder: Path) -> None:
     """Run an import; say in a sentence what went wrong."""
     try:
-        with quiet(), folder_importable(folder):
+        with quiet(), as_script(name), folder_importable(folder):
             action()
     except ModuleNotFoundError as error:
         missing = error.name or ""
@@ -126,4 +126,10 @@ def _run(name: str, action: Callable[[], object], folder: Path) -> None:
             f"{name} needs the module {missing!r}, which is not installed", detail=cause_of(error)
         ) from error
     except (Exception, SystemExit) as error:  # a user's file can do anything
-        raise UsageError(f"{name} cannot be imported", detail=cause_of(error)) from error
+        raise UsageError(
+            f"{name} cannot be imported",
+            detail=cause_of(error),
+            hint="what it does as a script belongs under `if __name__ == '__main__':`"
+            if isinstance(error, SystemExit)
+            else "",
+        ) from error

@@ -242,6 +242,29 @@ def test_a_point_that_exists_is_kept_or_replaced_as_asked(tmp_path):
     assert stat.S_ISREG(path.stat().st_mode)
 
 
+@pytest.mark.parametrize("words", ["| tail -1", "> log", "2>&1", "; echo 1", "&& echo 1", "a; b"])
+def test_what_only_a_shell_understands_is_refused(tmp_path, words):
+    pair(tmp_path)
+    done = rebasin(*LERP, "--at", "0.5", "--exec", f"echo {words}", cwd=tmp_path)
+    assert done.code == 2
+    assert "no shell runs it" in done.err and "bash -c" in done.err
+    quoted = f'echo \'{words}\' "x {words}" --x="a {words}"'
+    assert rebasin(*LERP, "--at", "0.5", "--exec", quoted, cwd=tmp_path).code == 0
+
+
+def test_a_line_says_whether_its_ends_were_brought_together(tmp_path):
+    pair(tmp_path)
+    said = [
+        rebasin(*command, "--at", "0.5", "-f", cwd=tmp_path).err
+        for command in (LERP, (*LERP, "--align"))
+    ]
+    assert "1 point between a.safetensors and b.safetensors as they are: --align" in said[0]
+    assert "as they are" not in said[1] and "1 point between" in said[1]
+    paths = rebasin("align", *LERP[1:], cwd=tmp_path).out
+    piped = rebasin("lerp", "--at", "0.5", "-f", cwd=tmp_path, stdin=paths.encode())
+    assert "in one basin by their provenance" in piped.err
+
+
 def test_a_file_that_was_there_is_not_removed_by_exec(tmp_path):
     pair(tmp_path)
     (tmp_path / "mine.safetensors").write_bytes(b"mine")
@@ -271,6 +294,7 @@ def test_models_that_fit_into_memory_are_read_once(tmp_path, monkeypatch, room, 
     for model in plan.models:
         model.sha256()  # provenance: taken once, whatever is kept
     monkeypatch.setattr(OpenFile, "read_into", counted)
-    assert len(list(run_lerp(plan, silent))) == 3
+    *points, _ = run_lerp(plan, silent)
+    assert len(points) == 3
     size = sum(value.nbytes for value in load(models[0]).values())
     assert counts == {model.name: times * size for model in models}

@@ -276,7 +276,7 @@ def test_paths_come_from_stdin(tmp_path):
     [
         ((A,), 2, "related takes 2 models or more, not 1"),
         ((A, "wide.safetensors"), 3, "8 tensors of another shape than in a.safetensors"),
-        ((A, "wide.safetensors"), 3, "where layers are narrower, align --widen"),
+        ((A, "wide.safetensors"), 3, "align --widen, the wider model named first"),
         ((A, B, "--plot", "k.pdf"), 2, "--plot k.pdf: no picture has this ending"),
         ((A, B, "--only", "*.bias"), 2, "spec 'mlp' has no units in any matrix of these models"),
     ],

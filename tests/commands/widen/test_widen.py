@@ -208,7 +208,8 @@ def test_other_parts_of_a_file_keep_their_widths_and_are_called_stale(home: Path
     ("argv", "told"),
     [
         (("a.safetensors", "big.safetensors", "--widen"), "it is wider than a.safetensors"),
-        (("big.safetensors", "a.safetensors"), "where layers are narrower, align --widen"),
+        (("big.safetensors", "a.safetensors"), "align --widen gives the narrower model"),
+        (("a.safetensors", "big.safetensors"), "align --widen, the wider model named first"),
         (
             ("big.safetensors", "a.safetensors", "--widen", "--symmetry", "orthogonal"),
             "hint: rebasin widen MODEL --to REF first, then align what it writes",
