@@ -11,13 +11,14 @@ from functools import partial, wraps
 from math import gcd
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.models.libraries.diffusers_inputs import diffusers_examples
 from rebasin_cli.models.libraries.optional_packages import optional, version_of
 from rebasin_cli.models.subject import Subject
 from rebasin_cli.models.user.construction import check_arguments, construct
+from rebasin_cli.tensors.trees import tensors_in
 
 TIME_IDS = 6  # SDXL conditions on original size, crop and target size: two numbers each
 # Where each block has its own number, as many as its width asks for: they keep their ratios.
@@ -99,16 +100,24 @@ def _with_latents(architecture: Any) -> Any:
 
     Other models read and write them: their order is part of what an autoencoder does.
     """
-    if not (hasattr(architecture, "encode") and hasattr(architecture, "decode")):
+    parts = hasattr(architecture, "encode") and hasattr(architecture, "decode")
+    if not parts or "sample" not in inspect.signature(architecture.forward).parameters:
         return architecture
 
     @wraps(architecture.forward)
     def forward(self: Any, sample: Any, **arguments: Any) -> dict[str, Any]:
-        encoded = self.encode(sample).to_tuple()
-        latents = [getattr(value, "parameters", value) for value in encoded]  # of a distribution
+        encoded = self.encode(sample)
+        encoded = encoded.to_tuple() if hasattr(encoded, "to_tuple") else encoded
+        latents = [_numbers_of(value) for value in encoded]
         return {"latents": latents, "decoded": architecture.forward(self, sample, **arguments)}
 
     return type(architecture.__name__, (architecture,), {"forward": forward})
+
+
+def _numbers_of(encoded: Any) -> Any:
+    """Return a tensor as it is, of a distribution its parameters: one tensor, or several."""
+    found = getattr(encoded, "parameters", encoded)
+    return found if isinstance(found, Tensor) else tensors_in(vars(encoded))
 
 
 def shrunk_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -158,7 +158,7 @@ class Trial:
         groups = {
             group: bound.groups[group] for group in entry_names(entry) if group in bound.groups
         }
-        if not groups:
+        if all(group.fixed for group in groups.values()):
             return values
         declared = {
             group: Declaration(found.size, (found.parents or (None,))[-1], one_sided=True)
