@@ -75,19 +75,6 @@ def test_trap_7_free_outputs_may_change_places() -> None:
     assert sorted(group.size for group in found.bound.groups.values()) == [6, 8]
 
 
-def test_trap_7_an_output_of_factors_that_stay_is_compared_as_it_is() -> None:
-    # Their sizes are another matter in each call, and of two of them neither follows.
-    def run(m, x):
-        read = m.a(x)
-        kept = m.b(x).relu().unflatten(1, (3, 2)) * read.unflatten(1, (2, 3)).sum(1)[..., None]
-        return torch.cat([read, read], 1), m.c(kept.flatten(1))
-
-    net = Net(run, a=nn.Linear(5, 6), b=nn.Linear(5, 6), c=nn.Linear(6, 4))
-    found = rows(net, 2, 5).traced()
-    assert found.proof is not None and found.proof.holds
-    assert [g.shape for g in found.bound.groups.values() if not g.fixed] == [(3, 2)]
-
-
 @pytest.mark.parametrize("named", [True, False])
 def test_trap_7_whole_numbers_beside_others_keep_the_units_that_they_count(named: bool) -> None:
     # Otherwise classes change places, of which a user sees the number and the largest score.

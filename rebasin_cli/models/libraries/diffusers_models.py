@@ -23,6 +23,8 @@ from rebasin_cli.tensors.trees import tensors_in
 TIME_IDS = 6  # SDXL conditions on original size, crop and target size: two numbers each
 # Where each block has its own number, as many as its width asks for: they keep their ratios.
 HEADS = ("attention_head_dim", "num_attention_heads")
+ROTARY = 8  # dims of a head with rotary positions on up to four axes, an even number on each
+AXES = {"axes_dims_rope", "rope_axes_dim"}  # these dims, by axis
 CHANNELS = 2  # in each group of a norm of the narrowest block
 # Widths are divisible by the groups of a norm and by the heads.
 WIDTHS = (32, 64, 96, 48, 40, 56, 72, 80, 88, 104, 112)
@@ -39,6 +41,8 @@ LIMITS = {
     "sample_size": 32,
     "pos_embed_max_size": 32,
     "addition_time_embed_dim": 8,
+    "base_dim": 16,
+    "decoder_base_dim": 16,
 }
 WIDE = (
     "block_out_channels",
@@ -129,9 +133,11 @@ def shrunk_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
         text -= TIME_IDS * arguments["addition_time_embed_dim"]
         times = TIME_IDS * made["addition_time_embed_dim"]
         made["projection_class_embeddings_input_dim"] = widths.get(text, min(text, 24)) + times
-    if "axes_dims_rope" in made:
-        made["axes_dims_rope"] = [2, 2, 4]
-        made["attention_head_dim"] = 8
+    for name in AXES:
+        turned = made.get(name)
+        if turned and sum(turned) > ROTARY:
+            made[name] = [2] * (len(turned) - 1) + [ROTARY - 2 * (len(turned) - 1)]
+            made["attention_head_dim"] = ROTARY
     return made
 
 
@@ -140,8 +146,8 @@ def _widths(arguments: Mapping[str, Any]) -> dict[int, int]:
     heads, size = arguments.get("num_attention_heads"), arguments.get("attention_head_dim")
     found = _channels(arguments)
     if isinstance(heads, int) and isinstance(size, int):
-        new = 8 if "axes_dims_rope" in arguments else LIMITS["attention_head_dim"]
-        found[heads * size] = LIMITS["num_attention_heads"] * new
+        new = min(size, ROTARY if arguments.keys() & AXES else LIMITS["attention_head_dim"])
+        found[heads * size] = min(heads, LIMITS["num_attention_heads"]) * new
     values = [item for name in WIDE for item in _flat(arguments.get(name))]
     fresh = [item for item in dict.fromkeys(values) if item not in found]
     return {
