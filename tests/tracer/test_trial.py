@@ -123,6 +123,15 @@ def test_what_the_smallest_input_does_not_tell_is_asked_of_others() -> None:
     assert not tried.ignores(WHOLE)
 
 
+@pytest.mark.parametrize("held", [math.nan, math.inf, 1e30])
+def test_parameters_that_a_class_leaves_to_checkpoints_are_made_anew(held: float) -> None:
+    # `torch.empty`, as of the experts of some models: whatever the memory held, NaN at times.
+    empty = nn.Parameter(torch.tensor([held, -held, 0, held, 0, 0, 0, 0]))
+    tried = Trial(Net(lambda m, x: x * m.w, w=empty), [((noise(2, 8),), {})], ["output"])
+    assert tried.doubt() is None
+    assert 0 < float(empty.std()) < 1
+
+
 def test_an_output_of_factors_that_stay_is_compared_as_it_is() -> None:
     # Their sizes are another matter in each call, and of two of them neither follows.
     def run(m: Any, x: Tensor) -> tuple[Tensor, Tensor]:
