@@ -110,7 +110,7 @@ def test_a_class_that_decodes_something_else_is_left_as_it_is() -> None:
     assert _with_latents(other) is other
 
 
-@pytest.mark.parametrize("axes", [[32] * 4, [16, 56, 56], [2, 2]])
+@pytest.mark.parametrize("axes", [[32] * 4, [16, 56, 56], [2, 2], [2, 2, 2, 2]])
 def test_a_small_copy_has_as_many_axes_of_places_as_fill_its_heads(axes: list[int]) -> None:
     fields = {"attention_head_dim": sum(axes), "num_attention_heads": 2, "axes_dims_rope": axes}
     made = shrunk_arguments({**fields, "caption_projection_dim": 2 * sum(axes)})

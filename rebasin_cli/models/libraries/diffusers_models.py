@@ -133,11 +133,11 @@ def shrunk_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
         text -= TIME_IDS * arguments["addition_time_embed_dim"]
         times = TIME_IDS * made["addition_time_embed_dim"]
         made["projection_class_embeddings_input_dim"] = widths.get(text, min(text, 24)) + times
-    for name in AXES:
-        turned = made.get(name)
-        if turned and sum(turned) > ROTARY:
-            made[name] = [2] * (len(turned) - 1) + [ROTARY - 2 * (len(turned) - 1)]
-            made["attention_head_dim"] = ROTARY
+    for name in (name for name in AXES if made.get(name)):
+        others = 2 * (len(made[name]) - 1)
+        if sum(made[name]) > ROTARY:
+            made[name] = [*[2] * (others // 2), ROTARY - others]
+        made["attention_head_dim"] = sum(made[name])
     return made
 
 
