@@ -21,7 +21,7 @@ class Kept(nn.Module):
 
     def train(self, mode: bool = True) -> Kept:
         super().train(mode)
-        self.kept = []
+        self.kept = [] if mode else self.kept
         return self
 
     def forward(self, x: Tensor) -> Tensor:

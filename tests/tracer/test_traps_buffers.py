@@ -104,7 +104,7 @@ class Keeping(nn.Module):
         self.kept: dict[str, Tensor] = {}
 
     def train(self, mode: bool = True) -> Keeping:
-        self.kept = {}
+        self.kept = {} if mode else self.kept
         return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
