@@ -22,6 +22,22 @@ def fill(model: nn.Module, source: TensorSource, windows: Mapping[str, Window]) 
         for name in (name for name in windows if name in present):
             window = windows[name]
             _write(held[window.source].detach(), window, source.load(name))
+    renew(model)
+
+
+def renew(model: nn.Module) -> None:
+    """Have a model make anew what it keeps of its parameters in eval mode; its modes stay.
+
+    LeViT, TinyViT and others keep the biases of their attention so, until they are trained. That
+    they do stands in a `train` of their own; torch's only sets a flag.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    own = [(m, mode) for m, mode in modes if type(m).train is not nn.Module.train]
+    for module, mode in own:
+        module.train(not mode)
+        module.train(mode)
+    for module, mode in modes if own else ():
+        module.training = mode
 
 
 def _write(target: Tensor, window: Window, tensor: Tensor) -> None:

@@ -125,13 +125,18 @@ def trace_subject(found: Subject, choices: Choices, *, recorded: int, fed: str, 
         raise MachineError(f"{found.name} does not fit into memory") from error
     except Exception as error:
         complaint = _complaint(found)
-        if complaint is None:
-            raise
-        raise UsageError(
-            f"{found.name} does not run on {fed}",
-            detail=cause_of(complaint),
-            hint=hint,
-        ) from error
+        if complaint is not None:
+            raise UsageError(
+                f"{found.name} does not run on {fed}", detail=cause_of(complaint), hint=hint
+            ) from error
+        if isinstance(error, NotImplementedError):  # of a mode, where an operator takes functions
+            raise UsageError(
+                f"{found.name} calls an operator that no trace can follow",
+                detail=str(error).partition(" and mode ")[0],
+                hint="trace it with another implementation of what it does (attention: 'sdpa'), or "
+                "write its spec",
+            ) from error
+        raise
 
 
 def _fed(tracing: Tracing) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -147,6 +147,25 @@ def test_what_does_not_run_is_refused_with_what_it_said() -> None:
         rb.trace(3)  # type: ignore[arg-type]
     with pytest.raises(rb.RebasinError, match="'meta': it cannot be run"):
         rb.trace(nn.Linear(2, 2, device="meta"))
+
+
+class Conditional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.up(x)
+        found = torch.cond(hidden.sum() > 0, torch.relu, torch.tanh, (hidden,))
+        return cast("Tensor", self.down(found))
+
+
+@pytest.mark.slow
+def test_operators_that_take_functions_are_refused_by_name() -> None:
+    with pytest.raises(
+        rb.RebasinError, match=r"no trace can follow(?s:.*)HigherOrderOperator cond"
+    ):
+        rb.trace(Conditional(), torch.ones(3, 4))
 
 
 def test_there_is_no_such_spec(tmp_path: Path) -> None:

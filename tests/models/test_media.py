@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from rebasin_cli.models.coverage import parameters_reached
 from rebasin_cli.models.subject import Example
-from rebasin_cli.models.transformers.coverage import parameters_reached
 from rebasin_cli.models.transformers.shrink import shrink_subject
 from rebasin_cli.models.transformers.transformers_models import config_subject
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.language.dump import dump
@@ -22,6 +22,7 @@ from tests.tracer.traps import (
     noise,
     nothing_moves,
     rows,
+    weight,
 )  # fmt: skip
 
 
@@ -85,3 +86,28 @@ def test_trap_14_a_stored_table_is_named_so_that_files_can_be_matched_by_the_spe
     found = check(rows(net, 2, 5), "h 8", HIDDEN)
     assert "grid?: [~]" in dump(found.spec)
     assert bind(found.spec, infos(InMemory(net.state_dict()))).untouched == ()
+
+
+def test_trap_14_what_is_kept_in_eval_mode_follows_what_it_was_made_of() -> None:
+    # Attention biases of LeViT, TinyViT, EfficientViT: a constant, once the model has been run.
+    net = Keeping().eval()
+    net(noise(2, 5))
+    check(rows(net, 2, 5), "h 8", "  {a.weight,a.bias,more}: [h]\n  b.weight: [~, h]\n")
+
+
+class Keeping(nn.Module):
+    """Adds to its hidden units what it makes of a parameter, and keeps that in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.more = nn.Linear(5, 8), nn.Linear(8, 3), weight(8)
+        self.kept: dict[str, Tensor] = {}
+
+    def train(self, mode: bool = True) -> Keeping:
+        self.kept = {} if mode else self.kept
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "more" not in self.kept:
+            self.kept["more"] = self.more.detach() * 1
+        return self.b((self.a(x) + self.kept["more"]).relu())

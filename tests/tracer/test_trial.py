@@ -18,7 +18,7 @@ from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import Block, Dim
 from rebasin_cli.tensors.compare import ACCEPTED
 from rebasin_cli.tracer.proof.proof import Trial
-from tests.tracer.traps import Net, noise
+from tests.tracer.traps import Net, noise, rows
 
 WHOLE = {"w": [Block(0, (Dim(8, 1),))]}
 FLIPPED = {"g": Permutation(torch.arange(8).flip(0))}
@@ -121,3 +121,25 @@ def test_what_the_smallest_input_does_not_tell_is_asked_of_others() -> None:
     assert tried.notices(["w"])
     assert not tried.keeps(bound(), FLIPPED)
     assert not tried.ignores(WHOLE)
+
+
+@pytest.mark.parametrize("held", [math.nan, math.inf, 1e30])
+def test_parameters_that_a_class_leaves_to_checkpoints_are_made_anew(held: float) -> None:
+    # `torch.empty`, as of the experts of some models: whatever the memory held, NaN at times.
+    empty = nn.Parameter(torch.tensor([held, -held, 0, held, 0, 0, 0, 0]))
+    tried = Trial(Net(lambda m, x: x * m.w, w=empty), [((noise(2, 8),), {})], ["output"])
+    assert tried.doubt() is None
+    assert 0 < float(empty.std()) < 1
+
+
+def test_an_output_of_factors_that_stay_is_compared_as_it_is() -> None:
+    # Their sizes are another matter in each call, and of two of them neither follows.
+    def run(m: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        read = m.a(x)
+        kept = m.b(x).relu().unflatten(1, (3, 2)) * read.unflatten(1, (2, 3)).sum(1)[..., None]
+        return torch.cat([read, read], 1), m.c(kept.flatten(1))
+
+    net = Net(run, a=nn.Linear(5, 6), b=nn.Linear(5, 6), c=nn.Linear(6, 4))
+    found = rows(net, 2, 5).traced()
+    assert found.proof is not None and found.proof.holds
+    assert [g.shape for g in found.bound.groups.values() if not g.fixed] == [(3, 2)]

@@ -11,17 +11,20 @@ from functools import partial, wraps
 from math import gcd
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.models.libraries.diffusers_inputs import diffusers_examples
 from rebasin_cli.models.libraries.optional_packages import optional, version_of
 from rebasin_cli.models.subject import Subject
 from rebasin_cli.models.user.construction import check_arguments, construct
+from rebasin_cli.tensors.trees import tensors_in
 
 TIME_IDS = 6  # SDXL conditions on original size, crop and target size: two numbers each
 # Where each block has its own number, as many as its width asks for: they keep their ratios.
 HEADS = ("attention_head_dim", "num_attention_heads")
+ROTARY = 8  # dims of a head with rotary positions on up to four axes, an even number on each
+AXES = {"axes_dims_rope", "rope_axes_dim"}  # these dims, by axis
 CHANNELS = 2  # in each group of a norm of the narrowest block
 # Widths are divisible by the groups of a norm and by the heads.
 WIDTHS = (32, 64, 96, 48, 40, 56, 72, 80, 88, 104, 112)
@@ -38,6 +41,8 @@ LIMITS = {
     "sample_size": 32,
     "pos_embed_max_size": 32,
     "addition_time_embed_dim": 8,
+    "base_dim": 16,
+    "decoder_base_dim": 16,
 }
 WIDE = (
     "block_out_channels",
@@ -99,16 +104,24 @@ def _with_latents(architecture: Any) -> Any:
 
     Other models read and write them: their order is part of what an autoencoder does.
     """
-    if not (hasattr(architecture, "encode") and hasattr(architecture, "decode")):
+    parts = hasattr(architecture, "encode") and hasattr(architecture, "decode")
+    if not parts or "sample" not in inspect.signature(architecture.forward).parameters:
         return architecture
 
     @wraps(architecture.forward)
     def forward(self: Any, sample: Any, **arguments: Any) -> dict[str, Any]:
-        encoded = self.encode(sample).to_tuple()
-        latents = [getattr(value, "parameters", value) for value in encoded]  # of a distribution
+        encoded = self.encode(sample)
+        encoded = encoded.to_tuple() if hasattr(encoded, "to_tuple") else encoded
+        latents = [_numbers_of(value) for value in encoded]
         return {"latents": latents, "decoded": architecture.forward(self, sample, **arguments)}
 
     return type(architecture.__name__, (architecture,), {"forward": forward})
+
+
+def _numbers_of(encoded: Any) -> Any:
+    """Return a tensor as it is, of a distribution its parameters: one tensor, or several."""
+    found = getattr(encoded, "parameters", encoded)
+    return found if isinstance(found, Tensor) else tensors_in(vars(encoded))
 
 
 def shrunk_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,9 +133,11 @@ def shrunk_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
         text -= TIME_IDS * arguments["addition_time_embed_dim"]
         times = TIME_IDS * made["addition_time_embed_dim"]
         made["projection_class_embeddings_input_dim"] = widths.get(text, min(text, 24)) + times
-    if "axes_dims_rope" in made:
-        made["axes_dims_rope"] = [2, 2, 4]
-        made["attention_head_dim"] = 8
+    for name in (name for name in AXES if made.get(name)):
+        others = 2 * (len(made[name]) - 1)
+        if sum(made[name]) > ROTARY:
+            made[name] = [*[2] * (others // 2), ROTARY - others]
+        made["attention_head_dim"] = sum(made[name])
     return made
 
 
@@ -131,8 +146,8 @@ def _widths(arguments: Mapping[str, Any]) -> dict[int, int]:
     heads, size = arguments.get("num_attention_heads"), arguments.get("attention_head_dim")
     found = _channels(arguments)
     if isinstance(heads, int) and isinstance(size, int):
-        new = 8 if "axes_dims_rope" in arguments else LIMITS["attention_head_dim"]
-        found[heads * size] = LIMITS["num_attention_heads"] * new
+        new = min(size, ROTARY if arguments.keys() & AXES else LIMITS["attention_head_dim"])
+        found[heads * size] = min(heads, LIMITS["num_attention_heads"]) * new
     values = [item for name in WIDE for item in _flat(arguments.get(name))]
     fresh = [item for item in dict.fromkeys(values) if item not in found]
     return {

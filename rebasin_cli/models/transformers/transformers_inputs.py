@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from rebasin_cli.errors import UsageError
+from rebasin_cli.models.coverage import parameters_reached
 from rebasin_cli.models.subject import Example
-from rebasin_cli.models.transformers.coverage import parameters_reached
 from rebasin_cli.models.transformers.example_size import ExampleSize, TensorMaker
 from rebasin_cli.models.transformers.transformers_arguments import (
     REQUIRED,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from rebasin_cli.models.module_weights import renew
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.permuted import take, take_member
 from rebasin_cli.spec.binding.bind import bind
@@ -158,7 +159,7 @@ class Trial:
         groups = {
             group: bound.groups[group] for group in entry_names(entry) if group in bound.groups
         }
-        if not groups:
+        if all(group.fixed for group in groups.values()):
             return values
         declared = {
             group: Declaration(found.size, (found.parents or (None,))[-1], one_sided=True)
@@ -248,6 +249,7 @@ class Trial:
     def _outputs_of(self, call: Arguments) -> dict[str, Tensor]:
         args, kwargs = call
         with calling(self._model, call):
+            renew(self._model)
             found = named_outputs(self._model(*args, **kwargs))
         return {name: found[name] for name in self._outputs if name in found}
 

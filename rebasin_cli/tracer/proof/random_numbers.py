@@ -18,14 +18,16 @@ from rebasin_cli.tracer.axes.analysis import uniform_axes
 KERNEL = 16  # a last axis of three that is longer is no kernel: a stack of matrices
 NOISE = 0.1  # of what is added to parameters that do not vary
 BUFFER_NOISE = 0.1  # at most, of what a slice is scaled and shifted by; variances stay positive
+SENSIBLE = 1e6  # more than any parameter varies that somebody set: the memory held something else
 
 
 def randomise(model: nn.Module, generator: torch.Generator) -> None:
     """Give all floating parameters and statistics values that hide no error.
 
     Fresh models have zero biases, unit norms and residual branches scaled by 1e-6: with those a
-    wrong permutation changes nothing. Noise is added to everything that hardly varies. What
-    varies enough is left alone, so that doing it again changes nothing.
+    wrong permutation changes nothing. Noise is added to everything that hardly varies; what
+    varies enough is left alone, so that doing it again changes nothing. Parameters that a class
+    leaves to its checkpoints are whatever their memory held, and NaN at times.
     """
     statistics = {n for n, _ in model.named_buffers() if n.endswith(RUNNING_STATISTICS)}
     for name, tensor in model_tensors(model).items():
@@ -40,6 +42,9 @@ def _vary(tensor: Tensor, scale: float, generator: torch.Generator, *, positive:
     With the usual 0.02 of a fresh transformer, attention is nearly uniform whatever it looks at.
     """
     spread = float(tensor.std()) if tensor.numel() > 1 else float(tensor.abs().sum())
+    if not spread < SENSIBLE:
+        tensor.zero_()
+        spread = 0.0
     if spread <= scale / 2:
         noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32)
         tensor.add_((noise.abs() if positive else noise).to(tensor.dtype), alpha=scale)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from rebasin_cli.models.module_weights import renew
 from rebasin_cli.tensors.numbers import is_floating
 from rebasin_cli.tensors.trees import map_leaves
 from rebasin_cli.tracer.recording.decisions import deciding_lines
@@ -68,6 +69,7 @@ def _record(
             (args, kwargs), Tensor, lambda t: recorder.name(t, "input", data=data.get(id(t)))
         )
         with calling(model, call), primitive_kernels(), recorder:
+            renew(model)  # what was kept before is no constant
             returned = model(*args, **kwargs)
         found = {f"{number}:{n}": recorder.find(t) for n, t in named_outputs(returned).items()}
         outputs.update({name: value for name, value in found.items() if value is not None})
