@@ -20,9 +20,12 @@ from __future__ import annotations
 
 import difflib
 import errno
+import inspect
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import FrameType
 from typing import TypeVar
 
 NamedT = TypeVar("NamedT")
@@ -237,3 +240,27 @@ class ShortageWarning(RebasinWarning):
 
 class DetailWarning(RebasinWarning):
     """What only those want to know who ask for more: -v of the command line."""
+
+
+_OURS = frozenset({"rebasin_cli", "torch", "contextlib", "functools", "concurrent", "threading"})
+
+
+def warn(said: str | Warning, kind: type[RebasinWarning] = RebasinWarning) -> None:
+    """Warn of something, at the line of the caller's code that led here."""
+    frame = inspect.currentframe()
+    while frame and frame.f_back and _package(frame) in _OURS:
+        frame = frame.f_back
+    assert frame is not None, "CPython and PyPy have frames"
+    names = frame.f_globals
+    warnings.warn_explicit(
+        said,
+        kind,
+        frame.f_code.co_filename,
+        frame.f_lineno,
+        module=names.get("__name__"),
+        registry=names.setdefault("__warningregistry__", {}),
+    )
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__")).partition(".")[0]
