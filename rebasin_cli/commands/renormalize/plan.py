@@ -45,10 +45,11 @@ class RenormalizePlan:
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        matching = describe_matching(self.choice, self.machine) if self.choice else {}
+        models = [self.model, *self.parents]
+        matching = describe_matching(self.choice, self.machine, Search(), models)
         return {
             "command": "renormalize",
-            "inputs": describe_inputs([self.model, *self.parents]),
+            "inputs": describe_inputs(models),
             "weights": list(self.weights) or None,
             "align": self.request.align and self.choice is not None,
             **self.correction.describe(),
