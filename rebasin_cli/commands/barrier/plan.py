@@ -86,11 +86,14 @@ class BarrierPlan:
         """The estimated peak in bytes, without what a pass over a batch takes.
 
         The model that is run, those that points lie between, once more where they are moved, and
-        the mean of a tensor; or what the search for their orders takes, before that.
+        the mean of a tensor, or both models of the ensemble; or what the search for their orders
+        takes, before that.
         """
         first, others = self.models[0], len(self.models) - 1
         held = self.holds(stored_bytes(first), self.machine) * stored_bytes(first)
         judged, matched = mean_bytes(self.models), 0
+        if self.request.data.evaluate is None and not self.plane:
+            judged = max(judged, 2 * run_bytes(first))
         if self.choice:
             matched = max(
                 estimate_memory(self.choice, self.machine, self.request.search, self.models),
