@@ -38,7 +38,7 @@ VISITED, WRITTEN, LAID_OUT = 4, 2, 3
 COMPARED = 16
 
 
-def working_set(bound: BoundSpec) -> int:
+def _working_set(bound: BoundSpec) -> int:
     """Return the bytes one group needs at once: its similarity and its permuted tensors."""
     return _similarity(bound) + VISITED * _largest(bound) * WORD
 
@@ -151,15 +151,15 @@ def check_search(choice: Choice, machine: Machine, search: Search, *, together: 
 
     together: models that are permuted softly at once, whatever the method.
     """
-    check_memory(choice.bound, machine)
+    _check_memory(choice.bound, machine)
     models = max(together, int(search.method in SOFT))
     if models:
-        check_walk(choice.bound, machine, movable=choice.movable, models=models)
+        _check_walk(choice.bound, machine, movable=choice.movable, models=models)
 
 
-def check_memory(bound: BoundSpec, machine: Machine) -> None:
+def _check_memory(bound: BoundSpec, machine: Machine) -> None:
     """Raise MachineError if the largest group does not fit into memory, whatever is kept."""
-    needed, free = working_set(bound), free_memory()
+    needed, free = _working_set(bound), free_memory()
     if needed <= free:
         return
     largest = max(bound.groups.values(), key=lambda group: (not group.fixed, group.size))
@@ -171,7 +171,7 @@ def check_memory(bound: BoundSpec, machine: Machine) -> None:
     )
 
 
-def check_walk(
+def _check_walk(
     bound: BoundSpec, machine: Machine, *, movable: frozenset[str] | None, models: int
 ) -> None:
     """Raise MachineError if soft permutations of some models do not fit into memory together."""

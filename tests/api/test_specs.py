@@ -212,6 +212,8 @@ def test_a_head_that_no_traced_call_reads_is_told() -> None:
 class Masked(nn.Module):
     """Multiplies its hidden units by a buffer."""
 
+    mask: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.up, self.down = nn.Linear(4, 8), nn.Linear(8, 2)
