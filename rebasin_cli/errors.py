@@ -21,10 +21,13 @@ from __future__ import annotations
 
 import difflib
 import errno
+import inspect
+import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar
 
 from rebasin_cli.option_spelling import in_python
@@ -181,3 +184,27 @@ class ShortageWarning(RebasinWarning):
 
 class DetailWarning(RebasinWarning):
     """What only those want to know who ask for more: -v of the command line."""
+
+
+_OURS = frozenset({"rebasin_cli", "torch", "contextlib", "functools", "concurrent", "threading"})
+
+
+def warn(said: str | Warning, kind: type[RebasinWarning] = RebasinWarning) -> None:
+    """Warn of something, at the line of the caller's code that led here."""
+    frame = inspect.currentframe()
+    while frame and frame.f_back and _package(frame) in _OURS:
+        frame = frame.f_back
+    assert frame is not None, "CPython and PyPy have frames"
+    names = frame.f_globals
+    warnings.warn_explicit(
+        said,
+        kind,
+        frame.f_code.co_filename,
+        frame.f_lineno,
+        module=names.get("__name__"),
+        registry=names.setdefault("__warningregistry__", {}),
+    )
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__")).partition(".")[0]

@@ -68,19 +68,27 @@ def _all_seen(
 
 def check_unit_room(points: Sequence[Point], bound: BoundSpec, machine: Machine) -> None:
     """Raise MachineError if what is to be known of two models does not fit into memory."""
+    machine.require(
+        unit_room(points, bound),
+        f"comparing the units at {len(_unit_counts(points, bound))} places takes",
+        hint="--stream last looks at fewer places; or raise --max-memory",
+    )
+
+
+def unit_room(points: Sequence[Point], bound: BoundSpec) -> int:
+    """Return the bytes of what is to be known of the units of two models."""
+    units = _unit_counts(points, bound)
+    return WORD * (COPIES * sum(n**2 for n in units) + AT_ONE * max(units, default=0) ** 2)
+
+
+def _unit_counts(points: Sequence[Point], bound: BoundSpec) -> list[int]:
     groups = _groups(bound)
-    units = [
+    return [
         unit_count(block, groups)
         for point in points
         for block in blocks_of(point.axes)
         if set(block) & set(point.groups) & groups.keys()
     ]
-    needed = WORD * (COPIES * sum(n**2 for n in units) + AT_ONE * max(units, default=0) ** 2)
-    machine.require(
-        needed,
-        f"comparing the units at {len(units)} places takes",
-        hint="--stream last looks at fewer places; or raise --max-memory",
-    )
 
 
 def _groups(bound: BoundSpec) -> BoundGroups:

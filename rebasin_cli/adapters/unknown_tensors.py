@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from rebasin_cli.checkpoint.failures import cap_problems
-from rebasin_cli.errors import PermutationError, Problem, RebasinWarning
+from rebasin_cli.errors import PermutationError, Problem, warn
 from rebasin_cli.wording import listing
 
 _HINT = "--keep-unknown leaves it as it is, in the order of the old weights"
@@ -23,7 +22,7 @@ def refuse_or_keep(wrong: Mapping[str, Problem], where: Path, *, keep_unknown: b
         return
     if keep_unknown:
         text = f"{where}: kept as it is, in the order of the old weights: {listing(list(wrong))}"
-        warnings.warn(text, RebasinWarning, stacklevel=2)
+        warn(text)
         return
     found = [replace(p, where=str(where), hint=p.hint or _HINT) for p in wrong.values()]
     raise PermutationError(*cap_problems(found))

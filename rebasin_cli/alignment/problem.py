@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Generic, Protocol, TypeVar, overload
 from rebasin_cli.alignment.estimate import check_search
 from rebasin_cli.alignment.function_check import FunctionCheckRequest
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.errors import RebasinWarning
+from rebasin_cli.errors import warn
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import check_fit, open_models
 from rebasin_cli.options.machine import Machine, plan_machine
@@ -147,4 +146,4 @@ def warn_idle(given: Mapping[str, object], reason: str) -> None:
     idle = [name for name, value in given.items() if value]
     if idle:
         text = f"{listing(idle)}: of no use, since {reason}"
-        warnings.warn(text, RebasinWarning, stacklevel=3)
+        warn(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
@@ -16,7 +15,7 @@ from rebasin_cli.api.tensors_in import ComputedCheckpoint, Model, OutputForm, in
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.checkpoint.writing.writer import Written
-from rebasin_cli.errors import RebasinWarning, UsageError
+from rebasin_cli.errors import UsageError, warn
 from rebasin_cli.files.inputs import reading_of
 from rebasin_cli.files.places import files_of, plan_place
 from rebasin_cli.files.saved.permutation_file import save_permutations
@@ -102,7 +101,7 @@ def _tell_of_rest(model: Model, path: Path) -> None:
     left = [str(name) for name, value in held if not (value is None or isinstance(value, Tensor))]
     if left:
         told = f"{path} has tensors alone: left out {listing(left)}"
-        warnings.warn(told, RebasinWarning, stacklevel=3)
+        warn(told)
 
 
 def _save_matching(found: PairMatching, path: Path, output: Output) -> Written:

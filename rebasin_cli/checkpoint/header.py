@@ -53,6 +53,8 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 CODES: Mapping[torch.dtype, str] = {dtype: code for code, dtype in DTYPES.items()}
 _SUB_BYTE = frozenset({"F4", "F6_E2M3", "F6_E3M2", "I4", "U4"})
+_REFUSED = "quantised and sub-byte types are not supported"
+_CODES = "take the weights that these were made from, in bfloat16 or float32"
 _FIELDS = {"dtype", "shape", "data_offsets"}
 _LARGEST = 2**63 - 1
 
@@ -177,7 +179,8 @@ def _entry(name: str, field: Any, where: str) -> HeaderEntry | list[Problem]:
     if any("\ud800" <= letter <= "\udfff" for letter in name):
         wrong.append("has a name that is not valid Unicode")
     if wrong:
-        return [Problem(f"tensor {name!r} {text}", where=where) for text in wrong]
+        hint = _CODES if wrong[0].endswith(_REFUSED) else ""
+        return [Problem(f"tensor {name!r} {text}", where=where, hint=hint) for text in wrong]
     info = TensorInfo(name, tuple(field["shape"]), DTYPES[field["dtype"]])
     begin, end = field["data_offsets"]
     if end - begin != info.nbytes:
@@ -208,7 +211,7 @@ def _dtype_problems(code: object) -> Iterable[str]:
     if not isinstance(code, str):
         yield f"has dtype {code!r}, expected text"
     elif code in _SUB_BYTE:
-        yield f"has dtype {code}: quantised and sub-byte types are not supported"
+        yield f"has dtype {code}: {_REFUSED}"
     elif code not in _NAMES:
         yield f"has unknown dtype {code!r}"
     elif code not in DTYPES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rebasin_cli.checkpoint.distributed.distributed_files import DistributedFile
@@ -15,6 +15,8 @@ from rebasin_cli.checkpoint.torch_format.torch_file import TorchFile
 from rebasin_cli.checkpoint.weight_file import WeightFile, open_weights
 from rebasin_cli.checkpoint.writing.disk import OpenFile
 from rebasin_cli.errors import CheckpointError, Problem
+
+_STALE = "get index and shards again, of one model; without an index shards are read as they are"
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,11 @@ def _require_index_fits(weights: WeightSet, opened: Sequence[WeightFile]) -> Non
         Problem(f"tensor {name!r} is in {shard!r}, but the index does not say so", where=where)
         for name, shard in sorted(stored - mapped)
     ]
-    if len({file.format for file in opened}) > 1:
-        problems.append(Problem("the shards are of two formats", where=where))
     if problems:
-        raise CheckpointError(*cap_problems(problems))
+        *told, last = cap_problems(problems)
+        raise CheckpointError(*told, replace(last, hint=_STALE))
+    if len({file.format for file in opened}) > 1:
+        raise CheckpointError("the shards are of two formats", where=where)
 
 
 def _require_apart(weights: WeightSet, opened: Sequence[WeightFile]) -> None:

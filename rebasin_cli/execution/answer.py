@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from rebasin_cli.errors import RebasinError
+from rebasin_cli.errors import RebasinError, warn
 from rebasin_cli.execution.task import Task
 
 # What is told to the user as it is; the text of any other exception is that of a bug.
@@ -65,7 +65,7 @@ def outcome_of(packed: bytes) -> Any:
     """Return the outcome in an answer, or raise what the task raised; its warnings come first."""
     answer: Answer = pickle.loads(packed)
     for warning in answer.warnings:
-        warnings.warn(warning, stacklevel=2)
+        warn(warning)
     if answer.error is not None:
         raise answer.error
     if answer.bug:

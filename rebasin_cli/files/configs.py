@@ -7,12 +7,11 @@ something else, and units that one model may exchange the other may not.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.errors import CheckpointError, Problem, RebasinWarning
+from rebasin_cli.errors import CheckpointError, Problem, warn
 from rebasin_cli.models.libraries.config_json import SCHEMES, read_config
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec.language.model import Spec, entry_names
@@ -78,7 +77,7 @@ def compare_configs(configs: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         elif apart:
             details = ", ".join(line for _, line in apart)
             told_of = f"{where} and {first} differ in config.json: {details}"
-            warnings.warn(told_of, RebasinWarning, stacklevel=2)
+            warn(told_of)
     if problems:
         raise CheckpointError(*problems)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from glob import escape
@@ -20,9 +19,9 @@ from rebasin_cli.errors import (
     MachineError,
     Problem,
     RebasinError,
-    RebasinWarning,
     UsageError,
     suggest_tensor,
+    warn,
 )
 from rebasin_cli.files.coded import apart_by_codes
 from rebasin_cli.files.configs import check_configs
@@ -126,23 +125,17 @@ def _tell_unread(
     """
     for model in without:
         if model.layout.format == "pt":
-            warnings.warn(
-                f"{model.path} has no part {selection.key!r}: read as without --key",
-                RebasinWarning,
-                stacklevel=2,
-            )
+            warn(f"{model.path} has no part {selection.key!r}: read as without --key")
     for model in models:
         if model.dropped:
             kinds = sorted(set(model.dropped.values()))
-            warnings.warn(
+            warn(
                 f"{model.path}: left out {listing(list(model.dropped))}, objects of "
-                f"{listing(kinds)}: an output will not have them",
-                RebasinWarning,
-                stacklevel=2,
+                f"{listing(kinds)}: an output will not have them"
             )
         if model.extra:
             told = f"{model.path}: stays as it is: {listing(model.extra)}"
-            warnings.warn(told, DetailWarning, stacklevel=2)
+            warn(told, DetailWarning)
 
 
 def _check_renames(models: Sequence[Checkpoint], selection: Selection) -> None:

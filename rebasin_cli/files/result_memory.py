@@ -5,7 +5,7 @@ The interpreter and its packages are left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from rebasin_cli.checkpoint.layout import Layout
 from rebasin_cli.permuted import Permuted
@@ -37,18 +37,32 @@ def averaged_bytes(
     models: Sequence[TensorSource], layout: Layout, tensors: Iterable[TensorInfo]
 ) -> int:
     """Return the bytes of writing tensors of the mean of models, which are read as it is made."""
-    names = [(model, name) for model in models for name in model.names()]
-    if layout.format == "safetensors" and all(ranges_of(*one) is not None for one in names):
-        return STREAMED
-    return written_bytes(layout, tensors) + mean_bytes(models)
+    whole = layout.format != "safetensors"
+    made = {n for m in models for n in m.names() if whole or ranges_of(m, n) is None}
+    return written_bytes(layout, tensors) + mean_bytes(models, made)
 
 
-def mean_bytes(models: Sequence[TensorSource]) -> int:
-    """Return the bytes of the mean of one tensor, the largest of some models."""
-    sizes = (info.nbytes for model in models for info in infos(model).values())
-    read = max(sizes, default=0)
-    numbers = max(map(largest_size, models))
-    return SUM * numbers + max(ROUNDED * numbers, read)
+def mean_bytes(models: Sequence[TensorSource], names: Set[str] | None = None) -> int:
+    """Return the bytes of the mean of one tensor, the largest of some models.
+
+    names: of those that are made whole; None: all.
+    """
+    made = ((m, n) for m in models for n in m.names() if names is None or n in names)
+    return max((_mean_of(model, name) for model, name in made), default=0)
+
+
+def _mean_of(model: TensorSource, name: str) -> int:
+    info = model.info(name)
+    return SUM * info.reals + max(ROUNDED * info.reals, held_bytes(model, name))
+
+
+def held_bytes(model: TensorSource, name: str) -> int:
+    """Return the bytes that a tensor takes while it is made: as it was, and in other orders.
+
+    Of one that is reordered as it is read, the tensor of the model before is there too.
+    """
+    copies = model.copies(name) if isinstance(model, Permuted) else 0
+    return model.info(name).nbytes * (copies + 1)
 
 
 def reordered_bytes(moved: Permuted, layout: Layout) -> int:

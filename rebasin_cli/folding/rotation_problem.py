@@ -24,7 +24,12 @@ from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
 from rebasin_cli.symmetry.fold_plan import FoldPlan
-from rebasin_cli.symmetry.map_memory import fits_whole, streamed_memory, whole_memory
+from rebasin_cli.symmetry.map_memory import (
+    fits_whole,
+    search_memory,
+    streamed_memory,
+    whole_memory,
+)
 from rebasin_cli.symmetry.map_search import MapSettings
 from rebasin_cli.symmetry.voting_blocks import product_dtype
 
@@ -72,6 +77,13 @@ class RotationProblem(MatchingProblem[Choice]):
         return not fits_whole(self.folding.moving, self.machine.max_memory)
 
     @property
+    def memory(self) -> int:
+        """The estimated peak in bytes of the search for maps, the interpreter left out."""
+        moving = self.folding.moving
+        dtype = product_dtype((t for t in moving.tensors if t.votes and t.groups), self.models)
+        return streamed_memory(moving, dtype) if self.streamed else search_memory(moving)
+
+    @property
     def ties_a_head(self) -> bool:
         """Whether a head is the embedding, so that folding changes outputs a little."""
         return any(norm.tied for norm in self.folding.norms.values())
@@ -82,8 +94,9 @@ class RotationProblem(MatchingProblem[Choice]):
         return {"symmetry": ORTHOGONAL, **folded_facts(self.heads)}
 
     def describe(self) -> dict[str, Any]:
-        """Return the fields of a plan, as JSON values, that only rotating has."""
-        return {"symmetry": ORTHOGONAL, "maps": self.maps, "untied": sorted(self.heads)}
+        """Return what a plan says of rotating beside what it says of any matching."""
+        told = {"symmetry": ORTHOGONAL, "maps": self.maps, "untied": sorted(self.heads)}
+        return {**told, "memory": self.memory}
 
 
 def rotates(symmetry: str, *, tie: str = AUTO) -> bool:

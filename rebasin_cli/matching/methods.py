@@ -123,7 +123,7 @@ def _restarts(search: PairSearch) -> Iterator[Attempt]:
 def _fits(search: PairSearch) -> bool:
     """Return whether the arrays of a walk fit into the memory that may be used.
 
-    Beside the models themselves it holds some ten copies of one (see `polytope`), at full width.
+    Beside the models themselves it holds some nine copies of one (see `polytope`), at full width.
     """
     needed = walk_words(search.families, models=1) * search.pair.dtype.itemsize
     return needed <= search.settings.max_memory

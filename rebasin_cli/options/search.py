@@ -14,16 +14,22 @@ PANEL = "Search"
 _option = flags_in(PANEL)
 
 METHODS = ("auto", "weights", "frank-wolfe", "sinkhorn")  # of all commands that align
-# Which command has one of these, it says itself.
-OF_SOME = ("activations", "straight-through", "zipit", "cca", "least-squares")
+# Methods that few commands have, which say so themselves, and who these are.
+OF_SOME = {
+    "activations": "align, transport and merge have it",
+    "straight-through": "align has it",
+    **dict.fromkeys(("zipit", "cca", "least-squares"), "merge has it"),
+}
 
 
 def _method(name: str) -> str:
     """Return a name of a method as it is. Raises UsageError at once, without torch, for another."""
     known = (*METHODS, *OF_SOME)
     if name not in known:
+        near = suggest(name, known)
+        few = [f" ({who})" for method, who in OF_SOME.items() if repr(method) in near]
         more = "--help says which more there are; ties, dare and the like are for merge --combine"
-        hint = suggest(name, known) or f"{listing(METHODS)}; {more}"
+        hint = "".join([near, *few]) or f"{listing(METHODS)}; {more}"
         raise UsageError(f"no method is called {name!r}", hint=hint)
     return name
 

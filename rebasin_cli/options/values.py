@@ -78,13 +78,19 @@ def in_tuple(texts: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def optional_file(path: str | None) -> Path | None:
-    """Return the path of a file that may be asked for. Raises UsageError where it is a folder's."""
+    """Return the path of a file that may be asked for.
+
+    Raises UsageError where there is a folder, a device or a pipe.
+    """
     if path is None:
         return None
     found = named_path(path)
-    if path.endswith("/") or (not isinstance(found, RemotePath) and found.is_dir()):
+    here = not isinstance(found, RemotePath)
+    if path.endswith("/") or (here and found.is_dir()):
         raise UsageError(f"{path} is a folder, and one file is written", hint="name a file in it")
     refuse_loop(found)
+    if here and found.exists() and not found.is_file():
+        raise UsageError(f"{path} is not a regular file", hint="name another")
     return found
 
 

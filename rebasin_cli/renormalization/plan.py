@@ -50,6 +50,11 @@ class CorrectionPlan:
         """Whether the parents are read."""
         return self.method != "reset" and self.statistics is None
 
+    @property
+    def runs(self) -> bool:
+        """Whether models are run on data."""
+        return self.code is not None and self.statistics is None and self.method != CALIBRATE
+
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
         return {

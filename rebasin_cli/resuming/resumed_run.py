@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from rebasin_cli.checkpoint.reader import open_checkpoint
 from rebasin_cli.checkpoint.writing.disk import OpenFile
-from rebasin_cli.errors import RebasinError, RebasinWarning, UsageError
+from rebasin_cli.errors import RebasinError, UsageError, warn
 from rebasin_cli.files.places import real_path
 from rebasin_cli.files.targets import Target
 from rebasin_cli.presentation.events import SCHEMA, finite_json
@@ -122,7 +121,7 @@ class Resumed:
                 what,
                 hint="--force makes all anew; or name a file that is not there yet with --resume",
             )
-        warnings.warn(RebasinWarning(f"{what}; all are made anew"), stacklevel=2)
+        warn(f"{what}; all are made anew")
         path.unlink()
         self.known = read_finished(path, self.known.command)
 
@@ -141,7 +140,7 @@ class Resumed:
         wanted, found = event["files"].get(self._named(file)), _digest(file)
         if found is not None and wanted is not None and found != wanted:
             what = f"{file} is not as it was written: it is made again"
-            warnings.warn(RebasinWarning(what), stacklevel=2)
+            warn(what)
         return found is not None and found == wanted
 
     def _named(self, place: Path) -> str:

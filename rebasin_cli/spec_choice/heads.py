@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
 from glob import escape
 
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.errors import RebasinWarning
+from rebasin_cli.errors import warn
 from rebasin_cli.files.difference import difference_of, skipped_globs
 from rebasin_cli.files.headers import Headers
 from rebasin_cli.files.names.running_averages import of_averages
@@ -37,11 +36,9 @@ def heads_apart(
         difference = difference_of(infos(reference), infos(model), selection, apart=averages)
         if difference.of_heads:
             apart = listing(skipped_globs(difference))
-            warnings.warn(
+            warn(
                 f"{apart} not in both {reference.path} and {model.path}: "
-                "what a head reads or a backbone returns stays in order",
-                RebasinWarning,
-                stacklevel=2,
+                "what a head reads or a backbone returns stays in order"
             )
             found |= dict.fromkeys(map(escape, (*difference.missing, *difference.extra)))
     return tuple(found)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-
 from torch import nn
 
-from rebasin_cli.errors import MachineError, RebasinError, RebasinWarning, SpecError, UsageError
-from rebasin_cli.models.subject import Subject, without_memory
+from rebasin_cli.errors import (
+    MachineError,
+    RebasinError,
+    SpecError,
+    UsageError,
+    warn,
+)
+from rebasin_cli.models.subject import Subject, bare_model, without_memory
 from rebasin_cli.models.transformers.library_names import ignored_names, stored_windows
 from rebasin_cli.models.trial_run import failure_on, quiet
 from rebasin_cli.models.user.construction import cause_of
@@ -17,7 +21,7 @@ from rebasin_cli.spec_choice import trace_cache
 from rebasin_cli.spec_choice.renamed_spec import saved_spec
 from rebasin_cli.spec_choice.trace_format import TracedModel
 from rebasin_cli.spec_choice.trace_identity import trace_digest
-from rebasin_cli.tracer.derivation.unit_symmetry import Choices
+from rebasin_cli.tracer.derivation.unit_symmetry import Choices, check_globs
 from rebasin_cli.tracer.model_trace import Trace
 from rebasin_cli.tracer.proof.unproved import Doubt
 from rebasin_cli.tracer.trace import REAL, trace
@@ -71,11 +75,9 @@ def _warn_of_unread(found: Trace) -> None:
         (found.followers, guessed),
     ):
         if names:
-            warnings.warn(
+            warn(
                 f"no traced call reads {list_names(names, LISTED)}: {means}; --input "
-                "file.py:function yields such calls",
-                RebasinWarning,
-                stacklevel=2,
+                "file.py:function yields such calls"
             )
 
 
@@ -118,6 +120,8 @@ def trace_subject(found: Subject, choices: Choices, *, recorded: int, fed: str, 
     """
     try:
         with quiet():
+            if choices.buffers:  # of a small copy they need not be: its layers are fewer
+                check_globs(bare_model(found), choices.buffers)
             return trace(found, choices, recorded=recorded)
     except RebasinError:
         raise

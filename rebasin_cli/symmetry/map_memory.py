@@ -23,6 +23,11 @@ def whole_memory(bound: BoundSpec) -> int:
     return COPIES * WORD * sum(prod(tensor.shape) for tensor in bound.tensors if tensor.votes)
 
 
+def search_memory(bound: BoundSpec) -> int:
+    """Return the peak of such a search: the copies, and one more while models are folded."""
+    return whole_memory(bound) * (COPIES + 1) // COPIES
+
+
 def streamed_memory(bound: BoundSpec, dtype: torch.dtype) -> int:
     """Return the bytes of searching with the blocks of one family in memory.
 

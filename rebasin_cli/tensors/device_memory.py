@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from rebasin_cli.errors import ShortageWarning
+from rebasin_cli.errors import ShortageWarning, warn
 
 PINNED = 256 << 20  # bytes of one tensor: torch keeps what it has pinned
 
@@ -69,7 +68,7 @@ def tell_shortage(device: torch.device) -> None:
         f"out of memory on {device.type}: the work goes on in smaller pieces, and where that does "
         "not help on the CPU, to the same result"
     )
-    warnings.warn(text, ShortageWarning, stacklevel=3)
+    warn(text, ShortageWarning)
 
 
 def empty_cache() -> None:

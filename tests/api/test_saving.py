@@ -147,8 +147,18 @@ def test_a_file_is_opened_under_other_names(tmp_path: Path) -> None:
         rb.open(tmp_path / "d.safetensors", rename="old")
 
 
+@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+def test_what_was_closed_says_so(tmp_path: Path, ending: str) -> None:
+    rb.save(mlp(0), tmp_path / f"d.{ending}")
+    with rb.open(tmp_path / f"d.{ending}") as found:
+        pass
+    with pytest.raises(rb.RebasinError, match="the file was closed"):
+        found.load(found.names()[0])
+
+
 def test_what_is_no_tensor_is_left_out_aloud(tmp_path: Path) -> None:
     state: dict[str, Any] = {**mlp(0).state_dict(), "epoch": 3}
-    with pytest.warns(rb.RebasinWarning, match="left out 'epoch'|left out epoch"):
+    with pytest.warns(rb.RebasinWarning, match="left out 'epoch'|left out epoch") as told:
         rb.save(state, tmp_path / "d.pt")
+    assert told[0].filename == __file__
     assert "epoch" not in torch.load(tmp_path / "d.pt", weights_only=True)

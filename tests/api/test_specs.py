@@ -228,6 +228,30 @@ def test_a_head_that_no_traced_call_reads_is_told() -> None:
     assert len(rb.match(net, copied(net), model=net, inputs=both).permutations) == 1  # not told
 
 
+class Masked(nn.Module):
+    """Multiplies its hidden units by a buffer."""
+
+    mask: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.register_buffer("mask", torch.rand(8))
+        self.register_buffer("scratch", torch.rand(8), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.down(torch.relu(self.up(x)) * self.mask)
+        return found
+
+
+def test_a_glob_that_moves_no_buffer_is_refused() -> None:
+    net, x = Masked().double(), torch.randn(3, 4, dtype=torch.float64)
+    assert "mask" in rb.trace(net, x, buffers="ma*").explicit.buffers
+    for glob in ("masks", "up.*", "scratch"):  # no name, parameters, in no file
+        with pytest.raises(rb.RebasinError, match=f"no buffer of the model is called '{glob}'"):
+            rb.trace(net, x, buffers=["mask", glob])
+
+
 class Skips(nn.Module):
     """Reads the first of its heads; the second may read something else."""
 
@@ -245,6 +269,7 @@ def test_members_of_lists_that_move_as_others_do_are_told() -> None:
     with pytest.warns(rb.RebasinWarning) as told:
         rb.match(net, copied(net), model=net, inputs=x)
     (said,) = map(str, (warning.message for warning in told))
+    assert told[0].filename == __file__, "not a line of the library"
     assert "no traced call reads heads.1.weight: it is not proved that they move" in said
 
 

@@ -72,7 +72,7 @@ OPTIONS += " start restarts order loss fast device jobs max_memory seed"
 
 def test_the_names_are_these() -> None:
     assert rb.__all__ == [*TYPES, *VERBS]
-    assert set(rb.__all__) <= set(dir(rb))
+    assert [name for name in dir(rb) if not name.startswith("__")] == sorted(rb.__all__)
     with pytest.raises(AttributeError, match="no attribute 'mach'"):
         _ = rb.mach  # type: ignore[attr-defined]
 

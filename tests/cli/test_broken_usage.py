@@ -1,5 +1,6 @@
 """Commands that contradict themselves or their folder: refused before anything is done."""
 
+import os
 import resource
 import shutil
 from pathlib import Path
@@ -95,7 +96,7 @@ OUTPUTS = rows(
         "full disk for a folder",
         "align a bad --spec mlp",
         4,
-        ("bad.aligned", "cannot write"),
+        (" bad.aligned/", "cannot write"),
         lambda folder: [sharded(folder / name, mlp(3), {}) for name in ("a", "bad")],
         limits={"RLIMIT_FSIZE": 500},
     ),
@@ -105,6 +106,19 @@ OUTPUTS = rows(
         4,
         ("b.aligned.pt", "cannot write"),
         limits={"RLIMIT_FSIZE": 500},
+    ),
+    Row(
+        "list of what is finished is a device",
+        f"merge {PAIR} --resume /dev/zero",
+        2,
+        ("/dev/zero",),
+    ),
+    Row(
+        "list of what is finished is a pipe",
+        f"align {PAIR} --resume pipe",
+        2,
+        ("pipe is not a regular file",),
+        lambda folder: os.mkfifo(folder / "pipe"),
     ),
     Row(
         "two results of one name",
@@ -139,6 +153,7 @@ VALUES = rows(
     Row("unknown device", f"align {PAIR} --device bogus", 2, ("'bogus'", "cpu")),
     Row("device with an odd number", f"align {PAIR} --device cuda:x", 2, ("'cuda:x'",)),
     Row("device with no number", f"align {PAIR} --device cpu:", 2, ("'cpu:'",)),
+    Row("method of another command", f"verify {PAIR} --method activationz", 2, ("(align,",)),
     Row("unknown dtype", f"align {PAIR} --dtype bogus", 2, ("'bogus'", "bfloat16")),
     Row("unknown dtype in a dry run", f"merge {PAIR} --dtype bogus -n", 2, ("'bogus'",)),
     Row("unknown format", f"align {PAIR} --format bogus", 2, ("'bogus'", "safetensors")),

@@ -225,6 +225,20 @@ RUN = "--model net.py:Net --data net.py:data"
         ("lerp a.safetensors b.safetensors --at 0.5 --keep", "--keep"),
         ("merge a.safetensors b.safetensors --data net.py:data", "--data"),
         ("merge a.safetensors b.safetensors --strategy none --ref b.safetensors", "--ref"),
+        (
+            "merge a.safetensors b.safetensors --renormalize calibrate --data net.py:data",
+            "--data",
+        ),
+        (
+            f"renormalize a.safetensors --parents a.safetensors --no-align --method calibrate"
+            f" {RUN}",
+            "--data",
+        ),
+        (
+            f"renormalize a.safetensors --parents a.safetensors --no-align --method reset -w 1"
+            f" {RUN}",
+            "--parents, --weights, --no-align",
+        ),
         ('widen a.safetensors --to *=2x --wide-args {"a":1}', "--wide-args"),
         (f"barrier a.safetensors b.safetensors {RUN} --no-align --spec mlp", "--spec"),
         (
@@ -233,7 +247,17 @@ RUN = "--model net.py:Net --data net.py:data"
             "--spec, --strict",
         ),
     ],
-    ids=["keep", "data", "ref", "wide-args", "no-align", "layerwise"],
+    ids=[
+        "keep",
+        "data",
+        "ref",
+        "calibrate",
+        "by-model",
+        "reset",
+        "wide-args",
+        "no-align",
+        "layerwise",
+    ],
 )
 def test_an_option_that_is_of_no_use_here_is_named(tmp_path, line, idle):
     planted(tmp_path)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rebasin_cli.checkpoint.failures import changed_in_use, missing, read_failure, reading
-from rebasin_cli.errors import CheckpointError
+from rebasin_cli.errors import CheckpointError, UsageError
 
 _CHUNK = 4 << 20
 _DONTNEED = 4  # MADV_DONTNEED of Linux and macOS
@@ -66,6 +66,7 @@ class OpenFile:
         self.require_unchanged()
 
     def _fill(self, buffer: memoryview, offset: int) -> None:
+        self._require_open()
         while len(buffer):
             with reading(self.path):
                 count = os.preadv(self._descriptor, [buffer], offset)
@@ -103,7 +104,13 @@ class OpenFile:
     def close(self) -> None:
         self._close()
 
+    def _require_open(self) -> None:
+        """Raise UsageError once it is closed: its number may be that of another file by then."""
+        if not self._close.alive:
+            raise UsageError("the file was closed", where=str(self.path), hint="open it again")
+
     def _current_stamp(self) -> tuple[int, object]:
+        self._require_open()
         with reading(self.path):
             status = os.fstat(self._descriptor)
         return status.st_size, status.st_mtime_ns

@@ -13,6 +13,7 @@ from rebasin_cli.checkpoint.endings import is_weight_name, of_weights
 from rebasin_cli.checkpoint.failures import reading, writing
 from rebasin_cli.checkpoint.folder import find_weights
 from rebasin_cli.checkpoint.layout import Layout
+from rebasin_cli.checkpoint.remote.remote_path import RemotePath
 from rebasin_cli.checkpoint.writing.disk import combined_digest
 from rebasin_cli.checkpoint.writing.publish import new_file, new_folder, writable_path
 from rebasin_cli.checkpoint.writing.shard_writer import Job, write_shard
@@ -38,30 +39,35 @@ def write_folder(target: Path, job: Job, *, overwrite: bool) -> tuple[int, str]:
         _require_read_back(new, digests.keys(), where=str(target))
 
     with new_folder(target, overwrite=overwrite, keep=keep) as folder:
+        where = folder if isinstance(real, RemotePath) else target  # whose disk may be full
         if source != real:
             with writing(target):
                 _copy_others(source, folder)
-        sizes = _write_shards(folder, job, digests)
+        sizes = _write_shards(folder, job, digests, where=where)
         for name, text in job.beside.items():
-            with new_file(folder / name, overwrite=True) as sink:
+            with new_file(folder / name, overwrite=True, where=where / name) as sink:
                 sink.write(text.encode())
     return sum(sizes), combined_digest(digests)
 
 
-def _write_shards(folder: Path, job: Job, digests: dict[str, str]) -> list[int]:
-    """Write the weight files, fill in their digests, and return their sizes."""
+def _write_shards(folder: Path, job: Job, digests: dict[str, str], *, where: Path) -> list[int]:
+    """Write the weight files, fill in their digests, and return their sizes.
+
+    where: what errors call the folder.
+    """
     parts = _partition(job)
     sizes = []
     for name, part in parts.items():
         path = folder / name
-        with writing(path):
+        with writing(where / name):
             path.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(path, overwrite=True) as sink:
+        with new_file(path, overwrite=True, where=where / name) as sink:
             write_shard(sink, part, container=name)
         sizes.append(sink.bytes)
         digests[name] = sink.sha256
     if job.layout.index:
-        with new_file(folder / job.layout.index, overwrite=True) as sink:
+        named = where / job.layout.index
+        with new_file(folder / job.layout.index, overwrite=True, where=named) as sink:
             sink.write(_dump_index(parts, job.layout))
     return sizes
 

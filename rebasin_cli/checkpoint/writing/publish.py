@@ -105,11 +105,11 @@ class Sink:
 
 
 @contextmanager
-def new_file(target: Path, *, overwrite: bool) -> Iterator[Sink]:
+def new_file(target: Path, *, overwrite: bool, where: Path | None = None) -> Iterator[Sink]:
     """Open a sink whose content becomes `target` when the block ends without an exception.
 
     A link is followed, and a URL is uploaded to. The mode is that of the file replaced, else what
-    the umask leaves.
+    the umask leaves. where: what errors call it, of a file in a hidden folder.
     Raises UsageError if the target exists and may not be overwritten, MachineError for a disk
     that is full or read-only.
     """
@@ -121,13 +121,13 @@ def new_file(target: Path, *, overwrite: bool) -> Iterator[Sink]:
         ):
             yield sink
         return
-    mode = _replaced_mode(real, overwrite=overwrite)
-    with new_neighbour_file(real, where=target) as (temporary, descriptor):
-        sink = Sink(descriptor, target)
+    mode, where = _replaced_mode(real, overwrite=overwrite), where or target
+    with new_neighbour_file(real, where=where) as (temporary, descriptor):
+        sink = Sink(descriptor, where)
         try:
             yield sink
             sink.settle()
-            with writing(target):
+            with writing(where):
                 if mode is not None:
                     os.fchmod(descriptor, mode)
                 os.fsync(descriptor)

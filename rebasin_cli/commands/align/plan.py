@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.alignment.estimate import check_search, describe_matching
+from rebasin_cli.alignment.estimate import check_search, describe_matching, in_any_order
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.overlaps import plan_overlaps
 from rebasin_cli.checkpoint.reader import Checkpoint
@@ -26,8 +26,9 @@ from rebasin_cli.files.coded import moves_together, refuse_torn_codes, told_of_c
 from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
 from rebasin_cli.files.output_names import output_paths, permutation_paths
 from rebasin_cli.files.places import OutputPlace, check_distinct, files_of
+from rebasin_cli.files.result_memory import reordered_bytes, written_bytes
 from rebasin_cli.files.saved.permutation_file import read_permutations
-from rebasin_cli.files.targets import Target, describe_target
+from rebasin_cli.files.targets import Target, describe_target, output_infos
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.options.tracing import Tracing
@@ -79,12 +80,23 @@ class AlignPlan:
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
         models = [item.model for item in self.items]
+        matching = describe_matching(
+            self.choice, self.machine, self.request.search, [self.reference, *models]
+        )
         return {
             "command": "align",
             "inputs": describe_inputs([self.reference, *models]),
             "outputs": [item.describe() for item in self.items],
-            **describe_matching(self.choice, self.machine),
+            **matching,
+            "memory": max(matching["memory"], *map(self._written, self.items)),
         }
+
+    def _written(self, item: AlignItem) -> int:
+        """Return the bytes of writing a model with its units in another order."""
+        layout, asked = item.target.layout, self.request
+        tensors = output_infos(item.model, layout, asked.selection, asked.output)
+        moved = in_any_order(item.model, self.choice)
+        return written_bytes(layout, tensors) + reordered_bytes(moved, layout)
 
 
 def plan_align(request: AlignRequest, *, rotated: bool = False) -> AlignPlan:

@@ -37,11 +37,10 @@ from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_names import own_target
 from rebasin_cli.files.result_memory import reordered_bytes, written_bytes
 from rebasin_cli.files.saved.permutation_file import Saved
-from rebasin_cli.files.targets import Target, describe_target
+from rebasin_cli.files.targets import Target, describe_target, output_infos
 from rebasin_cli.folding.tied_heads import untied_check
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.permuted import Permuted
-from rebasin_cli.tensors import infos
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,9 @@ class ApplyPlan:
         moved = self.movement.apply(self.model)
         if not isinstance(moved, Permuted) or self.belonging or self.check:
             return None
-        return written_bytes(self.target.layout, infos(self.model).values()) + reordered_bytes(
-            moved, self.target.layout
-        )
+        layout, asked = self.target.layout, self.request
+        tensors = output_infos(self.model, layout, asked.selection, asked.output)
+        return written_bytes(layout, tensors) + reordered_bytes(moved, layout)
 
 
 def plan_apply(request: ApplyRequest) -> ApplyPlan | MovedStatisticsPlan:

@@ -77,7 +77,7 @@ class BarrierPlan:
             "plot": str(self.picture.path) if self.picture else None,
             "layers": str(self.layers.path) if self.layers else None,
             "resume": str(self.request.resume) if self.request.resume else None,
-            **(describe_matching(self.choice, self.machine) if self.choice else {}),
+            **describe_matching(self.choice, self.machine, self.request.search, self.models),
             **(self.rotation.describe() if self.rotation else {"memory": self.memory}),
         }
 
@@ -86,13 +86,19 @@ class BarrierPlan:
         """The estimated peak in bytes, without what a pass over a batch takes.
 
         The model that is run, those that points lie between, once more where they are moved, and
-        the mean of a tensor; or what the search for their orders takes, before that.
+        the mean of a tensor, or both models of the ensemble; or what the search for their orders
+        takes, before that.
         """
         first, others = self.models[0], len(self.models) - 1
         held = self.holds(stored_bytes(first), self.machine) * stored_bytes(first)
         judged, matched = mean_bytes(self.models), 0
+        if self.request.data.evaluate is None and not self.plane:
+            judged = max(judged, 2 * run_bytes(first))
         if self.choice:
-            matched = max(estimate_memory(self.choice, self.machine), others * held)
+            matched = max(
+                estimate_memory(self.choice, self.machine, self.request.search, self.models),
+                others * held,
+            )
         if self.request.renormalize not in (None, "reset"):
             judged += (others + 1) * run_bytes(first)
         return run_bytes(first) + (others + 1) * held + max(matched, judged) + STREAMED

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.alignment.estimate import describe_matching
+from rebasin_cli.alignment.estimate import describe_matching, estimate_comparison
 from rebasin_cli.alignment.problem import open_problem
 from rebasin_cli.alignment.unit_comparison import GroupComparison
 from rebasin_cli.checkpoint.reader import Checkpoint
@@ -35,9 +35,15 @@ class DiffPlan:
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        spec = describe_matching(self.choice, self.machine) if self.choice else {}
+        search = self.request.search
+        spec = describe_matching(self.choice, self.machine, search, self.models)
+        if self.choice:
+            spec["memory"] = estimate_comparison(
+                self.choice, self.machine, self.models, margins=self.request.display.margins
+            )
         if self.rotation:
-            spec |= describe_matching(self.rotation.choice, self.machine) | self.rotation.describe()
+            spec |= describe_matching(self.rotation.choice, self.machine, search, self.models)
+            spec |= self.rotation.describe()
         return {"command": "diff", "inputs": describe_inputs(self.models), **spec}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.alignment.estimate import describe_matching
+from rebasin_cli.alignment.estimate import describe_matching, in_any_order
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.overlaps import plan_overlaps
 from rebasin_cli.alignment.problem import MatchingProblem, open_problem, tell_idle, warn_idle
@@ -19,8 +19,8 @@ from rebasin_cli.errors import CheckpointError, UsageError, suggest
 from rebasin_cli.execution.workers import LOCAL, Workers, plan_workers
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.output_names import result_ending
-from rebasin_cli.files.result_memory import largest_size, stored_bytes, written_bytes
-from rebasin_cli.files.targets import Target, describe_target, plan_target
+from rebasin_cli.files.result_memory import ROUNDED, held_bytes, stored_bytes, written_bytes
+from rebasin_cli.files.targets import Target, describe_target, output_infos, plan_target
 from rebasin_cli.folding.rotation_problem import RotationProblem, open_rotations, rotates
 from rebasin_cli.merging.mean import BLENDING, BY_ELEMENT, MODES
 from rebasin_cli.merging.overlap import Overlap
@@ -29,10 +29,9 @@ from rebasin_cli.options.machine import Machine
 from rebasin_cli.resuming.finished import plan_finished
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice
-from rebasin_cli.tensors import infos
 from rebasin_cli.tensors.blocks import BoundTensor
+from rebasin_cli.tensors.ranges import ranges_of
 
-REORDERING = 3  # of a tensor: as it was, and reordered along one axis and along another
 MOST = 999_999  # file names have six decimals
 DIGITS = (6, 9, 12, 15)  # of alphas in file names, where those before do not tell them apart
 
@@ -78,7 +77,7 @@ class LerpPlan:
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        matching = describe_matching(self.choice, self.machine) if self.choice else {}
+        matching = describe_matching(self.choice, self.machine, self.request.search, self.models)
         if self.rotation:
             matching |= self.rotation.describe()
         return {
@@ -100,18 +99,27 @@ class LerpPlan:
 
     def memory(self, matching: int = 0) -> int:
         """Return the estimated peak in bytes. matching: of bringing the models together before."""
-        first = self.models[0]
-        layout = self.points[0].target.layout
-        whole = layout.format != "safetensors" or self.request.mode not in BY_ELEMENT
-        held = sum(map(stored_bytes, self.models[:2]))
-        kept = any(self.keeps(point) for point in self.points)
-        made = max((info.nbytes for info in infos(first).values()), default=0)
-        line = written_bytes(layout, infos(first).values()) + kept * held
-        if whole:
-            line += largest_size(first) * BLENDING[self.request.mode] + (0 if kept else 2 * made)
-        elif self.choice:  # reordered as they are read
-            line += REORDERING * made
+        first, layout = self.models[0], self.points[0].target.layout
+        tensors = output_infos(first, layout, self.request.selection, self.request.output)
+        line = written_bytes(layout, tensors) + self._made(layout.format)
+        if any(map(self.keeps, self.points)):
+            line += sum(map(stored_bytes, self.models[:2]))
         return max(matching, line)
+
+    def _made(self, format: str) -> int:
+        """Return the bytes of making the tensor that takes most, beside models that are kept."""
+        one, other = self.models[:2]
+        ends = (one, in_any_order(other, self.choice) if self.choice else other)
+        pieces = format == "safetensors" and self.request.mode in BY_ELEMENT
+        whole = ((m, n) for m in ends for n in m.names() if not pieces or ranges_of(m, n) is None)
+        kept = 2 * any(map(self.keeps, self.points))
+        blending, found = BLENDING[self.request.mode], 0
+        for model, name in whole:
+            info = model.info(name)
+            widened = 0 if info.dtype.itemsize >= ROUNDED else ROUNDED
+            mixed = info.reals * (blending + widened) + (2 - kept) * info.nbytes
+            found = max(found, mixed, held_bytes(model, name) - kept * info.nbytes)
+        return found
 
 
 def plan_lerp(request: LerpRequest) -> LerpPlan:

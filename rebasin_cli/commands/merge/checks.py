@@ -13,6 +13,7 @@ from rebasin_cli.folding.rotation_problem import rotates
 from rebasin_cli.matching.many.factorisation import SYNC_METHODS
 from rebasin_cli.matching.many.strategies import STRATEGIES
 from rebasin_cli.options.data import SAMPLED
+from rebasin_cli.renormalization.plan import CALIBRATE
 
 
 def check_way(request: MergeRequest) -> None:
@@ -39,9 +40,14 @@ def check_way(request: MergeRequest) -> None:
 def _tell_idle(request: MergeRequest) -> None:
     """Warn of options that say how to align, or run the models, where neither is done."""
     runs = request.preserve_first is not None or request.search.method in RUNNING
-    if runs or request.renormalization is not None:
-        return
     idle: dict[str, object] = {"--data": request.data.data}
+    if request.renormalization is not None:
+        runs = runs or request.renormalization.method != CALIBRATE
+        if not runs and request.tracing.target is None:
+            warn_idle(idle, f"{CALIBRATE} runs nothing")
+        return
+    if runs:
+        return
     if request.strategy == "none":
         idle["--ref"] = request.reference
         tell_idle(request, "--strategy none averages the models as they are", **idle)

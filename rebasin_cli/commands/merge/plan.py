@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rebasin_cli.alignment.estimate import describe_matching
+from rebasin_cli.alignment.estimate import describe_matching, estimate_together, in_any_order
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.overlaps import plan_overlaps
 from rebasin_cli.alignment.problem import MatchingProblem, open_problem
@@ -21,7 +21,7 @@ from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.output_names import output_file, result_ending
 from rebasin_cli.files.places import check_distinct
 from rebasin_cli.files.result_memory import averaged_bytes
-from rebasin_cli.files.targets import Target, describe_target, plan_target
+from rebasin_cli.files.targets import Target, describe_target, output_infos, plan_target
 from rebasin_cli.merging.combination import Combination
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.merging.weights import reference_position
@@ -29,7 +29,6 @@ from rebasin_cli.options.machine import Machine
 from rebasin_cli.renormalization.plan import CorrectionPlan, plan_correction
 from rebasin_cli.resuming.finished import plan_finished
 from rebasin_cli.spec_choice.choice import Choice
-from rebasin_cli.tensors import infos
 from rebasin_cli.tensors.blocks import BoundTensor
 
 TOGETHER = ("universe", "sync-sweeps")  # strategies that hold all models at once
@@ -74,7 +73,13 @@ class MergePlan(MeanPlan):
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        matching = describe_matching(self.choice, self.machine) if self.choice else self._as_is()
+        search = self.request.search
+        matching = describe_matching(self.choice, self.machine, search, self.models)
+        made = self._made()
+        at_once = [made or 0, matching.get("memory", 0)]
+        if self.choice:
+            at_once.append(estimate_together(self.choice, self.machine, self.models, self.strategy))
+        memory = {"memory": max(at_once)} if any(at_once) else {}
         return {
             "command": "merge",
             "inputs": describe_inputs(self.models),
@@ -84,15 +89,18 @@ class MergePlan(MeanPlan):
             "strategy": self.strategy,
             "outputs": [describe_target(target) for target in (self.target, *self.parents)],
             **matching,
+            **memory,
             **({"renormalize": self.correction.describe()} if self.correction else {}),
         }
 
-    def _as_is(self) -> dict[str, int]:
-        """Return the estimated peak in bytes of averaging models as they are, if it is known."""
+    def _made(self) -> int | None:
+        """Return the estimated peak in bytes of averaging the models, if it is known."""
         if self.correction or not self.request.averages:
-            return {}
-        tensors = infos(self.models[0]).values()
-        return {"memory": averaged_bytes(self.models, self.target.layout, tensors)}
+            return None
+        request, layout = self.request, self.target.layout
+        tensors = output_infos(self.models[0], layout, request.selection, request.output)
+        moved = [in_any_order(m, self.choice) if self.choice else m for m in self.models]
+        return averaged_bytes(moved, layout, tensors)
 
 
 def plan_merge(request: MergeRequest) -> MergePlan:

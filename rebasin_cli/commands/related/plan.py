@@ -61,7 +61,9 @@ class RelatedPlan:
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        matching = describe_matching(self.problem.choice, self.problem.machine)
+        matching = describe_matching(
+            self.problem.choice, self.problem.machine, self.search, self.problem.models
+        )
         held = held_memory(matrices_of(self.orders.bound))
         fits = held <= self.problem.machine.max_memory
         return {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.alignment.estimate import check_search, describe_matching
+from rebasin_cli.alignment.problem import warn_idle
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.renormalize.command import RenormalizeRequest
@@ -44,10 +45,11 @@ class RenormalizePlan:
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        matching = describe_matching(self.choice, self.machine) if self.choice else {}
+        models = [self.model, *self.parents]
+        matching = describe_matching(self.choice, self.machine, Search(), models)
         return {
             "command": "renormalize",
-            "inputs": describe_inputs([self.model, *self.parents]),
+            "inputs": describe_inputs(models),
             "weights": list(self.weights) or None,
             "align": self.request.align and self.choice is not None,
             **self.correction.describe(),
@@ -74,6 +76,7 @@ def plan_renormalize(request: RenormalizeRequest) -> RenormalizePlan:
     choice = choose_spec([model, *opened], whole, tracing=tracing) if searched else None
     if choice and request.align:
         check_search(choice, machine, Search())
+    _tell_idle(request, correction, choice)
     return RenormalizePlan(
         model=model,
         parents=tuple(opened) if correction.by_parents else (),
@@ -85,6 +88,22 @@ def plan_renormalize(request: RenormalizeRequest) -> RenormalizePlan:
         request=request,
         measured=tuple(opened) if correction.statistics is not None else (),
     )
+
+
+def _tell_idle(
+    request: RenormalizeRequest, correction: CorrectionPlan, choice: Choice | None
+) -> None:
+    """Warn of data, and of what is said of parents, where the method does not ask for it."""
+    traced = choice is not None and (choice.complete or choice.traced is not None)
+    if not (correction.runs or traced):
+        data = {"--data": request.data.data, "--batches": request.data.batches}
+        warn_idle(data, f"{correction.method} runs nothing here")
+    if not correction.by_parents:
+        alone = correction.method == "reset"
+        weighed = {"--parents": request.parents, "--weights": request.weights} if alone else {}
+        warn_idle(
+            {**weighed, "--no-align": not request.align}, f"{correction.method} reads no parents"
+        )
 
 
 def _check_parents(correction: CorrectionPlan, parents: Sequence[Checkpoint]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.activations.observe import check_places
+from rebasin_cli.activations.observe import check_places, unit_room
 from rebasin_cli.alignment.problem import open_problem
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
@@ -22,6 +22,7 @@ from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors import infos
+from rebasin_cli.tracer.points.points import Point, point_kind
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,15 @@ class StatisticsPlan:
         """The estimated peak in bytes, without what a pass over a batch takes."""
         models = len(self.models) * run_bytes(self.models[0])
         sizes = (info.nbytes for info in infos(self.models[0]).values())
-        return models + max(sizes, default=0)
+        pair = len(self.models) > 1
+        return models + max(sizes, default=0) + pair * unit_room(self.points, self.choice.bound)
+
+    @property
+    def points(self) -> Sequence[Point]:
+        """The places in the model whose units are looked at."""
+        assert self.choice.traced is not None, "the plan has seen to it that a model is named"
+        chosen = self.request.activations
+        return self.choice.traced.known.trace.points[point_kind(chosen.point, chosen.stream)]
 
 
 def plan_statistics(request: StatisticsRequest) -> StatisticsPlan:

@@ -25,7 +25,6 @@ from rebasin_cli.network.sampled_text import data_of
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.language.dump import dump
-from rebasin_cli.tracer.points.points import point_kind
 
 
 def run_statistics(plan: StatisticsPlan, progress: Progress) -> Iterator[LeftAsIs | Observed]:
@@ -34,9 +33,7 @@ def run_statistics(plan: StatisticsPlan, progress: Progress) -> Iterator[LeftAsI
         yield LeftAsIs(plan.place.path, "exists")
         return
     began = perf_counter()
-    assert plan.choice.traced is not None, "the plan has seen to it that a model is named"
-    chosen = plan.request.activations
-    points = plan.choice.traced.known.trace.points[point_kind(chosen.point, chosen.stream)]
+    chosen, points = plan.request.activations, plan.points
     if len(plan.models) > 1:
         check_unit_room(points, plan.choice.bound, plan.machine)
     batches = data_of(plan.code, plan.models, plan.machine, progress)

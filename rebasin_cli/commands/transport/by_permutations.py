@@ -82,7 +82,9 @@ class PermutationWay(SearchedWay):
         return {}
 
     def describe(self) -> dict[str, Any]:
-        return describe_matching(self.problem.choice, self.machine)
+        return describe_matching(
+            self.problem.choice, self.machine, self.request.search, self.problem.models
+        )
 
     def bring(self, progress: Progress) -> CarriedModels:
         """Return the three models in the order of the target's units.

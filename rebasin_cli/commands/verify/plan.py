@@ -39,7 +39,7 @@ class VerifyPlan:
             "command": "verify",
             "inputs": describe_inputs([self.a, self.b]),
             "permutation": str(self.save.path) if self.save else None,
-            **describe_matching(self.choice, self.machine),
+            **describe_matching(self.choice, self.machine, self.request.search, [self.a, self.b]),
         }
 
 

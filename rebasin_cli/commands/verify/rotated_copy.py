@@ -47,7 +47,9 @@ class VerifyRotationPlan:
             "command": "verify",
             "inputs": describe_inputs(problem.models),
             "permutation": str(self.save.path) if self.save else None,
-            **describe_matching(problem.choice, problem.machine),
+            **describe_matching(
+                problem.choice, problem.machine, self.request.search, problem.models
+            ),
             **problem.describe(),
         }
 

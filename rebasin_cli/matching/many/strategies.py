@@ -71,14 +71,20 @@ def universe(request: ManyRequest) -> Alignment:
 
 def _from_joined(request: ManyRequest) -> Alignment:
     """Match each model to the sum of the reference and those before it, then ascend."""
+    joined = _joined(request)
+    last = max((k for k in range(len(request.sources)) if k != request.reference), default=None)
+    return _ascent(request, joined, () if last is None else _after_move(last, joined))
+
+
+def _joined(request: ManyRequest) -> Alignment:
+    """Match each model to the sum of the reference and those before it; the sum is let go of."""
     total, permutations = ModelSum(request), list(none(request).permutations)
     total.add(request.reference, permutations[request.reference])
     others = [which for which in range(len(permutations)) if which != request.reference]
     for which in others:
         permutations[which] = total.match(which)
         total.add(which, permutations[which])
-    joined = Alignment(tuple(permutations), rounds=1)
-    return _ascent(request, joined, _after_move(others[-1], joined) if others else ())
+    return Alignment(tuple(permutations), rounds=1)
 
 
 def _ascent(request: ManyRequest, start: Alignment, waiting: Iterable[int]) -> Alignment:

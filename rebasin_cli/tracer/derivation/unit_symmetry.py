@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import filter as filter_names
 from fnmatch import fnmatchcase
 
 from torch import nn
 
-from rebasin_cli.errors import UsageError, suggest
+from rebasin_cli.errors import Problem, UsageError, suggest
 from rebasin_cli.tensors import RUNNING_STATISTICS
 from rebasin_cli.tracer.axes.analysis import analyse
 from rebasin_cli.tracer.derivation.derive import DerivedSpec, derive
 from rebasin_cli.tracer.recording.record import Record, Value, live
 from rebasin_cli.tracer.rules import apply_rule
+from rebasin_cli.wording import listing
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,23 @@ def movable_buffers(model: nn.Module, globs: Sequence[str]) -> frozenset[str]:
     stored = model.state_dict(keep_vars=True)
     found.update(n for n in stored if any(fnmatchcase(n, glob) for glob in globs))
     return frozenset(found & stored.keys())
+
+
+def check_globs(model: nn.Module, globs: Sequence[str]) -> None:
+    """Raise UsageError for a glob that names no buffer in the files of a model: it moves none."""
+    stored = model.state_dict(keep_vars=True)
+    buffers = [name for name, _ in model.named_buffers(remove_duplicate=False) if name in stored]
+    idle = [glob for glob in globs if not filter_names(buffers, glob)]
+    if idle:
+        known = f"it has {listing(buffers)}" if buffers else "it stores none"
+        raise UsageError(
+            *(
+                Problem(
+                    f"no buffer of the model is called {g!r}", hint=suggest(g, buffers) or known
+                )
+                for g in idle
+            )
+        )
 
 
 def _beside(name: str) -> str | None:

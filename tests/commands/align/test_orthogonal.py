@@ -88,6 +88,8 @@ def test_a_plan_says_which_groups_have_which_maps(tmp_path):
     plan = json.loads(done.out)
     assert plan["maps"]["stream"] == "orthogonal"
     assert plan["maps"]["rope.0"] == "rotary"
+    voting = sum(t.numel() for t in load_file(tmp_path / "a.safetensors").values() if t.dim() > 1)
+    assert 3 * 8 * voting < plan["memory"] < 5 * 8 * voting  # copies in float64
     assert [Path(out["path"]).name for out in plan["outputs"]] == [
         "a.folded.safetensors",
         "b.aligned.safetensors",

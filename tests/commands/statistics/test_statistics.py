@@ -144,6 +144,9 @@ def test_a_dry_run_says_where_the_file_would_go(folder):
     done = run(folder, "statistics", *AB, *MODEL, *DATA, "--dry-run")
     plan = json.loads(done.out)
     assert plan["outputs"][0]["path"] == FILE and plan["point"] == "after"
+    alone = json.loads(run(folder, "statistics", AB[0], *MODEL, *DATA, "--dry-run").out)
+    size = 4 * sum(tensor.numel() for tensor in load(folder / AB[0]).values())
+    assert plan["memory"] - alone["memory"] == size + 8 * (3 * (16**2 + 12**2) + 3 * 16**2)
     assert not (folder / FILE).exists()
 
 

@@ -52,12 +52,10 @@ class OrthogonalPlan:
             "command": "align",
             "inputs": describe_inputs(self.problem.models),
             "outputs": [describe_target(target) for target in self.targets],
-            "symmetry": "orthogonal",
             "learn": self.request.learn,
             **describe_data(self.request.data, self.code),
             "spec": self.problem.choice.name,
-            "maps": self.problem.maps,
-            "untied": sorted(self.problem.heads),
+            **self.problem.describe(),
         }
 
 

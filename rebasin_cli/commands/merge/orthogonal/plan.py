@@ -53,7 +53,9 @@ class RotatedMergePlan:
             "strategy": self.strategy,
             **describe_data(self.request.data, self.code),
             "outputs": [describe_target(self.target)],
-            **describe_matching(problem.choice, problem.machine),
+            **describe_matching(
+                problem.choice, problem.machine, self.request.search, problem.models
+            ),
             **problem.describe(),
         }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from rebasin_cli.errors import MachineError, RebasinWarning, UserCodeError
+from rebasin_cli.errors import MachineError, UserCodeError, warn
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.user.batch_inputs import fit_batch, named_targets
 from rebasin_cli.network.batches import Batches
@@ -66,7 +65,7 @@ class ExampleLosses:
             except (UserCodeError, MachineError) as error:  # if it is theirs, one by one tells so
                 reason = " ".join(str(error.__cause__).strip().splitlines()[:1])
                 said = f"gradients are taken example by example, which takes longer: {reason}"
-                warnings.warn(said, RebasinWarning, stacklevel=2)
+                warn(said)
                 self._at_once = False
         rows = [_of_one(self._model, row, wanted, self._batches.name) for row in _chunks(chunk, 1)]
         return {name: torch.stack([row[name] for row in rows]) for name in wanted}
