@@ -50,7 +50,8 @@ def bind_adapter(
     """
     entries = [entry_of(name) for name in adapter.names()]
     found = find_weights_of(entries, {*model.names(), *model.ties})
-    wrong = dict(_unknown(entries, found.lacking, model))
+    stuck = [e.name for e in entries if e.role is Role.STUCK and e.name in found.weights]
+    wrong = dict(_unknown(entries, [*found.lacking, *stuck], model))
     followers = [
         Follower(
             entry, _spec_name(found.weights[entry.name], model), adapter.info(entry.name).shape

@@ -217,6 +217,15 @@ def test_arguments_replace_fields_of_a_configuration(tmp_path: Path) -> None:
     assert found.version != subject(f"hf:{tmp_path}").version
 
 
+def test_numbers_that_json_has_not_are_read_as_transformers_tags_them(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_heads": 4, "head_dim": 8, "vocab_size": 30, "n_groups": 1}
+    limit = {"time_step_limit": [0.0, {"__float__": "Infinity"}]}
+    told = {"model_type": "mamba2", "architectures": ["Mamba2Model"], "num_hidden_layers": 1}
+    model = subject(f"hf:{folder(tmp_path, {**told, **sizes, **limit})}").build()
+    assert model.config.time_step_limit[1] == float("inf")
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

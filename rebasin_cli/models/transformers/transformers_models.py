@@ -70,10 +70,19 @@ def transformers_subject(name: str, fields: Mapping[str, Any]) -> Subject:
         raise UsageError(f"{name}: transformers knows no model_type {kind!r}", hint=hint)
     try:
         with quiet():
-            config = transformers.CONFIG_MAPPING[kind].from_dict(dict(fields))
+            config = transformers.CONFIG_MAPPING[kind].from_dict(_with_floats(fields))
     except Exception as error:  # validation differs from class to class
         raise UsageError(f"{name}: its configuration is refused", detail=cause(error)) from error
     return config_subject(name, config)
+
+
+def _with_floats(value: Any) -> Any:
+    """Return a part of a config.json with the numbers that JSON has not, tagged by transformers."""
+    if isinstance(value, Mapping):
+        if value.keys() == {"__float__"}:
+            return float(value["__float__"])
+        return {key: _with_floats(item) for key, item in value.items()}
+    return [_with_floats(item) for item in value] if isinstance(value, list) else value
 
 
 def config_subject(name: str, config: Any) -> Subject:

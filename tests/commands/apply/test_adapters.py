@@ -204,6 +204,25 @@ def test_what_follows_nothing_is_named_and_refused_or_kept(llama, name, shape, s
     assert torch.equal(new[odd], draw(0, *shape))
 
 
+def test_an_adapter_of_which_no_tensor_can_follow_is_refused_however_many_it_has(llama):
+    folder, state = llama
+    names = [f"base_model.model.{n.removesuffix('.weight')}" for n in state]
+    more = {f"{name}.lokr_{end}": draw(0, 2, 2) for name in names for end in ("w1", "w2", "t2")}
+    write_peft(folder / "lokr", state, [], more=more)
+    done = rebasin("apply", "perm.safetensors", "lokr", cwd=folder)
+    assert (done.code, "LoKr: units are in both factors" in done.err) == (3, True)
+
+
+def test_norms_that_were_tuned_follow_as_whole_tensors(llama):
+    folder, state = llama
+    norm = "model.layers.0.input_layernorm"
+    name = f"base_model.model.{norm}.ln_tuning_layers.weight"
+    write_peft(folder / "tuned", state, [], more={name: state[f"{norm}.weight"]})
+    applied(folder / "tuned", folder / "out", perm=folder / "perm.safetensors")
+    new = load_file(folder / "out" / "adapter_model.safetensors")
+    assert torch.equal(new[name], moved_model(folder / "base.safetensors")[f"{norm}.weight"])
+
+
 def test_an_older_permutation_file_asks_for_the_model(llama, tmp_path):
     folder, state = llama
     write_peft(folder / "lora", state, LAYERS[:1])
