@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from torch import nn
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.subject import Example, Subject
 from rebasin_cli.models.target import subject
+from rebasin_cli.models.transformers.library_names import ignored_names
+from rebasin_cli.models.transformers.transformers_models import finished_subject
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries, at import
@@ -224,6 +227,42 @@ def test_numbers_that_json_has_not_are_read_as_transformers_tags_them(tmp_path: 
     told = {"model_type": "mamba2", "architectures": ["Mamba2Model"], "num_hidden_layers": 1}
     model = subject(f"hf:{folder(tmp_path, {**told, **sizes, **limit})}").build()
     assert model.config.time_step_limit[1] == float("inf")
+
+
+MARIAN = {
+    "model_type": "marian",
+    "architectures": ["MarianMTModel"],
+    "d_model": 16,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 8,
+    "decoder_ffn_dim": 8,
+    "vocab_size": 30,
+    "pad_token_id": 0,
+    "decoder_start_token_id": 0,
+    "eos_token_id": 1,
+}
+
+
+def test_what_a_class_never_saves_is_a_constant_of_its_model(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    named = subject(f"hf:{folder(tmp_path, MARIAN)}").build()
+    positions = "model.encoder.embed_positions.weight"
+    for model in (named, finished_subject(named).build()):
+        assert positions not in model.state_dict()
+        assert model.get_buffer(positions).any()
+    assert any(re.search(name, positions) for name in ignored_names(named))
+
+
+def test_a_finished_model_of_transformers_is_fed_by_the_names_of_its_inputs(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.MarianConfig(**MARIAN)
+    found = finished_subject(transformers.MarianMTModel(config))
+    model = found.build()
+    fed = {name for example in found.examples(model) for name in example.kwargs}
+    assert {"input_ids", "decoder_input_ids"} <= fed
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.models.libraries.optional_packages import optional, version_of
 from rebasin_cli.models.subject import Example, Subject
 from rebasin_cli.models.transformers.example_size import parts
+from rebasin_cli.models.transformers.library_names import unsaved_names
 from rebasin_cli.models.transformers.shrink import shrink_subject, shrunk_ways
 from rebasin_cli.models.transformers.transformers_inputs import (
     Small,
@@ -24,6 +26,7 @@ from rebasin_cli.models.transformers.transformers_inputs import (
 )
 from rebasin_cli.models.trial_run import CPU, quiet
 from rebasin_cli.models.user.construction import cause, construct
+from rebasin_cli.models.user.user_model import subject_of
 
 # What a head is good for does not matter; that the model has one does: without, its hidden states
 # are outputs and keep their order.
@@ -105,6 +108,25 @@ def config_subject(name: str, config: Any) -> Subject:
     return Subject(name, build, inputs, small=tiny, version=version)
 
 
+def finished_subject(model: nn.Module | Callable[..., nn.Module]) -> Subject:
+    """Return a finished model, or what builds one.
+
+    A model of transformers is fed as one that is built from its configuration: by what the same
+    class made small accepts.
+    """
+    found, kind = subject_of(model), type(model)
+    if not (isinstance(model, nn.Module) and kind.__module__.startswith("transformers.")):
+        return found
+    small = cache(partial(_small, f"{found.name} (small)", kind, model.config))
+
+    def build() -> nn.Module:
+        own = found.build()
+        _keep_computed(own)
+        return own
+
+    return replace(found, build=build, examples=lambda own: transformers_examples(small(), own))
+
+
 def _small(name: str, architecture: Any, config: Any) -> Small:
     """Return the way to make a configuration small of which most can be fed, if one can be built.
 
@@ -142,7 +164,18 @@ def _built(architecture: Any, config: Any) -> nn.Module:
     if hasattr(ours, "_experts_implementation"):
         ours._experts_implementation = "batched_mm"
     model: nn.Module = architecture._from_config(ours, dtype=torch.float32)
+    _keep_computed(model)
     return model
+
+
+def _keep_computed(model: nn.Module) -> None:
+    """Make constants of what a class computes anew and never saves, as Marian's positions."""
+    for name in unsaved_names(model):
+        home, _, leaf = name.rpartition(".")
+        module = model.get_submodule(home)
+        value = getattr(module, leaf).detach()
+        delattr(module, leaf)
+        module.register_buffer(leaf, value, persistent=False)
 
 
 def _each(config: Any, field: str, value: object) -> None:
