@@ -25,6 +25,7 @@ from rebasin_cli.errors import (
     suggest_tensor,
 )
 from rebasin_cli.files.configs import check_configs
+from rebasin_cli.files.coded import told_of_codes
 from rebasin_cli.files.difference import (
     SHOWN,
     Difference,
@@ -198,7 +199,8 @@ def check_fit(
         difference = difference_of(infos(reference), infos(model), selection, apart=apart)
         problems += _mismatches(reference, model, difference, number)
     if problems:
-        raise CheckpointError(*problems)
+        with told_of_codes([reference, *models]):
+            raise CheckpointError(*problems)
     check_configs([reference, *models], tracing)
 
 
