@@ -24,8 +24,8 @@ from rebasin_cli.errors import (
     UsageError,
     suggest_tensor,
 )
-from rebasin_cli.files.configs import check_configs
 from rebasin_cli.files.coded import told_of_codes
+from rebasin_cli.files.configs import check_configs
 from rebasin_cli.files.difference import (
     SHOWN,
     Difference,
