@@ -6,6 +6,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -225,7 +226,7 @@ def test_numbers_that_json_has_not_are_read_as_transformers_tags_them(tmp_path: 
     sizes = {"hidden_size": 16, "num_heads": 4, "head_dim": 8, "vocab_size": 30, "n_groups": 1}
     limit = {"time_step_limit": [0.0, {"__float__": "Infinity"}]}
     told = {"model_type": "mamba2", "architectures": ["Mamba2Model"], "num_hidden_layers": 1}
-    model = subject(f"hf:{folder(tmp_path, {**told, **sizes, **limit})}").build()
+    model: Any = subject(f"hf:{folder(tmp_path, {**told, **sizes, **limit})}").build()
     assert model.config.time_step_limit[1] == float("inf")
 
 
