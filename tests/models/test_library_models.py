@@ -230,6 +230,19 @@ def test_numbers_that_json_has_not_are_read_as_transformers_tags_them(tmp_path: 
     assert model.config.time_step_limit[1] == float("inf")
 
 
+@pytest.mark.parametrize(("share", "held"), [(0.0, False), (0.05, True)])
+def test_what_stands_for_hidden_frames_is_there_only_where_some_are(
+    tmp_path: Path, share: float, held: bool
+) -> None:
+    pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 5}
+    heard = {"conv_dim": [8], "conv_stride": [2], "conv_kernel": [3], "num_attention_heads": 2}
+    masks = {"mask_time_prob": share, "mask_feature_prob": 0.0, "num_conv_pos_embedding_groups": 2}
+    told = {"model_type": "wav2vec2", "architectures": ["Wav2Vec2Model"]}
+    found = subject(f"hf:{folder(tmp_path, {**told, **sizes, **heard, **masks})}")
+    assert ("masked_spec_embed" in on_meta(found).state_dict()) is held
+
+
 MARIAN = {
     "model_type": "marian",
     "architectures": ["MarianMTModel"],

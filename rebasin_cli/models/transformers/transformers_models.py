@@ -50,14 +50,11 @@ HEADS = (
     "SEQUENCE_CLASSIFICATION",
 )
 
-# Nothing kept for a next call. In training: every layer, and short sounds with some frames hidden.
-PLAIN = {
-    "use_cache": False,
-    "layerdrop": 0.0,
-    "mask_time_prob": 0.5,
-    "mask_time_length": 1,
-    "mask_feature_prob": 0.0,
-}
+# Nothing kept for a next call. In training: every layer, and short sounds with some frames hidden,
+# if any are: else a model has nothing to put in their place.
+PLAIN = {"use_cache": False, "layerdrop": 0.0}
+HIDING = {"mask_time_prob": 0.5, "mask_time_length": 1, "mask_feature_prob": 0.0}
+HIDES = ("mask_time_prob", "mask_feature_prob")
 
 CLASSIFIER = "SequenceClassification"
 ENOUGH = 0.9  # of the parameters: a pooler that no head reads is not worth another small model
@@ -158,6 +155,8 @@ def _built(architecture: Any, config: Any) -> nn.Module:
     for field, value in PLAIN.items():
         _each(ours, field, value)
     for part in parts(ours, ()):
+        if any(getattr(part, field, 0) for field in HIDES):
+            vars(part).update({field: v for field, v in HIDING.items() if hasattr(part, field)})
         if getattr(part, "pad_token_id", 0) is None and CLASSIFIER in architecture.__name__:
             part.pad_token_id = 0  # asked for by batches, and in none of them
     ours._attn_implementation = "eager"
