@@ -16,6 +16,7 @@ from rebasin_cli.adapters.factor_names import (
     known_method,
 )
 from rebasin_cli.adapters.followers import Follower, Following
+from rebasin_cli.adapters.module_names import module_names
 from rebasin_cli.adapters.unknown_tensors import refuse_or_keep
 from rebasin_cli.adapters.weight_names import find_weights_of
 from rebasin_cli.checkpoint.failures import reading
@@ -49,12 +50,15 @@ def bind_adapter(
     Raises PermutationError naming those that follow nothing that is known, unless they are kept.
     """
     entries = [entry_of(name) for name in adapter.names()]
-    found = find_weights_of(entries, {*model.names(), *model.ties})
-    wrong = dict(_unknown(entries, found.lacking, model))
+    names = {name: _spec_name(name, model) for name in (*model.names(), *model.ties)}
+    found = find_weights_of(entries, names)
+    if found.lacking:
+        names = {**module_names(model), **names}
+        found = find_weights_of(entries, names)
+    stuck = [e.name for e in entries if e.role is Role.STUCK and e.name in found.weights]
+    wrong = dict(_unknown(entries, [*found.lacking, *stuck], model))
     followers = [
-        Follower(
-            entry, _spec_name(found.weights[entry.name], model), adapter.info(entry.name).shape
-        )
+        Follower(entry, names[found.weights[entry.name]], adapter.info(entry.name).shape)
         for entry in entries
         if entry.name in found.weights and entry.name not in wrong
     ]

@@ -21,7 +21,8 @@ class Role(Enum):
     READS: A, (r, in, kernel). WRITES: B, (out, r). VECTOR: one number for each output, any axes of
     1 beside it. SCALE: one for each output or for each input, as its shape tells. ROWS: some rows
     of an embedding. WHOLE: in the weight's shape. OVER_ROWS, OVER_COLUMNS: without the last of the
-    weight's axes, or the one before, or of size 1 there. STILL: holds no units.
+    weight's axes, or the one before, or of size 1 there. STILL: holds no units. STUCK: holds units
+    in a way that no order of them follows.
     """
 
     READS = "reads"
@@ -33,6 +34,7 @@ class Role(Enum):
     OVER_COLUMNS = "one for each row"
     OVER_ROWS = "one for each column"
     STILL = "still"
+    STUCK = "stuck"
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ _ENDS: Sequence[tuple[str, Role]] = (
     (r"\.(?:alpha|lora_mid\.weight|lora_E|ranknum)" + _TAIL, Role.STILL),
     (r"\.diff_b", Role.VECTOR),
     (r"\.diff", Role.WHOLE),
+    (r"\.(?:lokr_\w+|hada_t\d?|b?oft_\w+|vera_lambda_\w)" + _TAIL + r"(?:\.weight)?", Role.STUCK),
 )
 _HEADS = re.compile(
     r"base_model\.model\.|lora_unet_|lora_te\d?_|lora_transformer_|lycoris_|diffusion_model\."
@@ -75,7 +78,9 @@ _HEADS = re.compile(
 )
 UNDERSCORED = re.compile(r"lora_.*|lycoris_")  # heads behind which dots are underscores
 # What PEFT and torch's pruning put into the names of whole weights.
-_AROUND = re.compile(r"\.(?:modules_to_save(?:\.[^.]+)?|base_layer|original_module)(?=\.)")
+_AROUND = re.compile(
+    r"\.(?:(?:modules_to_save|ln_tuning_layers)(?:\.[^.]+)?|base_layer|original_module)(?=\.)"
+)
 _BESIDE = re.compile(r"_(?:orig|mask)$")
 _OLD_PROCESSOR = re.compile(r"\.processor\.(to_[qkv]|to_out)_lora\.")
 

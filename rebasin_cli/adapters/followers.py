@@ -81,6 +81,8 @@ class Following:
             sides = sides[1], sides[0]
         still = transposed and len(weight) > MATRIX and follower.entry.role is not Role.WHOLE
         found = None if still else axes_in(follower, weight, sides)
+        if found is None and sides == (1, 0) and not follower.entry.embedding:
+            found = axes_in(follower, weight, (0, 1))  # a head reads what an embedding looks up
         if found is None:
             raise PermutationError(
                 f"{follower.entry.name!r} is {list(follower.shape)}, which does not fit "

@@ -32,15 +32,20 @@ class _Match:
 
 
 def find_weights_of(entries: Sequence[FactorEntry], names: Collection[str]) -> FoundWeights:
-    """Return which tensor of a model each entry belongs to."""
+    """Return which tensor of a model each entry belongs to.
+
+    Where none does, all are lacking: nothing says that it is the model that they go with.
+    """
     heads: dict[str, list[FactorEntry]] = {}
     for entry in entries:
         heads.setdefault(entry.head, []).append(entry)
     matches = {head: _match(head, mine, names) for head, mine in heads.items()}
     weights = {name: w for match in matches.values() for name, w in match.weights.items()}
+    if not weights:
+        return FoundWeights(lacking=tuple(entry.name for entry in entries))
     # They could be in the model under other names, if it has as many tensors beside what is found.
     strange = [e for e in entries if e.head and not matches[e.head].weights]
-    beside = min((match.beside for match in matches.values() if match.weights), default=len(names))
+    beside = min(match.beside for match in matches.values() if match.weights)
     elsewhere = beside < len({entry.target for entry in strange})
     foreign = tuple(entry.name for entry in strange if elsewhere)
     told = {*weights, *foreign}

@@ -21,7 +21,7 @@ from rebasin_cli.errors import RebasinError, UsageError
 from rebasin_cli.files.headers import headers_of
 from rebasin_cli.models.subject import Example, Subject, without_memory
 from rebasin_cli.models.transformers.library_names import ignored_names, stored_windows
-from rebasin_cli.models.user.user_model import subject_of
+from rebasin_cli.models.transformers.transformers_models import finished_subject
 from rebasin_cli.network.names_in_files import layout_of
 from rebasin_cli.network.network import network_of, subject_for
 from rebasin_cli.options.machine import plan_machine
@@ -140,7 +140,7 @@ def subject_given(model: NetworkLike, inputs: object = None) -> Subject:
     if isinstance(model, str):
         found = subject_for(Tracing(target=model))
     elif callable(model):
-        found = subject_of(_bare(model))
+        found = finished_subject(_bare(model))
     else:
         raise TypeError(
             f"model: a {type(model).__name__} is no network: expected a module, what builds one, "

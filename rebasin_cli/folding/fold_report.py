@@ -15,7 +15,7 @@ ROUNDING = 1e-6  # of a head that was tied in a folded model already
 
 def _text(outcome: Folded) -> str:
     norms = f"{count(outcome.norms, 'norm')} became part of the weights that read them"
-    folded = norms if outcome.norms else "its norms have no gains, nothing changes"
+    folded = norms if outcome.norms else "no norm of it has a gain that folds, nothing changes"
     lines = [f"{outcome.model} folded: {folded}, spec {outcome.spec}"]
     lines += [*tied_lines(outcome.tied), *untied_lines(outcome.untied)]
     lines += function_lines(outcome.function)

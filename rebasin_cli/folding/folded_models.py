@@ -24,6 +24,8 @@ from rebasin_cli.tensors import Derived, TensorSource
 
 MOST_TIED = 0.25  # of a head, beyond which no multiple of the embedding is a head like it
 LOW = (torch.float16, torch.bfloat16)
+_UNTIE = "--tie untie stores a head of its own; tie_word_embeddings has to be false then"
+_OTHER_SPEC = "is the spec that of the model? --no-check writes it all the same"
 SAME = 1e-4  # of the outputs' scale: tables of rotary positions may be float32
 
 
@@ -114,7 +116,7 @@ def check_tied(folded: FoldedNorms, model: Checkpoint) -> float | None:
             "the output head is the embedding, and with the gain of the last norm it would not be",
             where=str(model.path),
             detail=f"no multiple of the embedding is nearer to it than {error:.2g} of its length",
-            hint="--tie untie stores a head of its own; tie_word_embeddings has to be false then",
+            hint=_UNTIE,
         )
     return error
 
@@ -144,7 +146,7 @@ def measure_function(
             f"{check.network.subject.name} computes something else with its norms folded",
             where=str(where),
             detail=f"its outputs move by {found.difference:.2g} of their scale",
-            hint="is the spec that of the model? --no-check writes it all the same",
+            hint=_UNTIE if tied else _OTHER_SPEC,
         )
     low = any(after.info(name).dtype in LOW for name in after.names())
     return compare_functions(check, before, _Rounded(after), inputs=1) if low else found

@@ -18,7 +18,7 @@ LayerObserver = Callable[[str, Tensor], None]
 
 @dataclass(frozen=True)
 class Layer:
-    """A module by its name in the model: Linear, a convolution of any kind, or BatchNorm."""
+    """A module by its name in the model: Linear (Conv1D too), any convolution, or BatchNorm."""
 
     name: str
     module: nn.Module
@@ -33,7 +33,7 @@ class Layer:
 
     def axis(self, values: Tensor) -> int:
         """Return which axis of an output holds the units."""
-        if isinstance(self.module, nn.Linear):
+        if isinstance(self.module, nn.Linear) or is_turned(self.module):
             return values.dim() - 1
         if isinstance(self.module, _ConvNd):
             return (
@@ -50,7 +50,8 @@ def is_turned(layer: nn.Module) -> bool:
 def layers_of(model: nn.Module) -> list[Layer]:
     """Return the layers of a model, in the order in which it declares them."""
     kinds = (nn.Linear, _ConvNd, _BatchNorm)
-    return [Layer(name, m) for name, m in model.named_modules() if isinstance(m, kinds)]
+    modules = model.named_modules()
+    return [Layer(name, m) for name, m in modules if isinstance(m, kinds) or is_turned(m)]
 
 
 @contextlib.contextmanager

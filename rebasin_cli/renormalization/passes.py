@@ -25,6 +25,7 @@ from rebasin_cli.activations.measuring import Totals, join, keep_undisturbed, me
 from rebasin_cli.activations.moments import Moments, moments
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.correctable_layers import CorrectableLayer, Correction, watch_layers
+from rebasin_cli.network.layers import is_turned
 from rebasin_cli.network.passes_with_room import pass_with_room
 from rebasin_cli.network.scoring.scores import call_model
 from rebasin_cli.renormalization.corrected import Corrected, CorrectionSettings
@@ -135,13 +136,14 @@ def fold_correction(module: nn.Module, correction: Correction) -> None:
     Computed in float64 and rounded once to the layer's dtype. A layer without a bias takes the
     scale alone.
     """
-    assert isinstance(module, nn.Linear | _ConvNd), "the layers that can be corrected"
+    assert isinstance(module, nn.Linear | _ConvNd) or is_turned(module), "what can be corrected"
+    layer = cast("nn.Linear | _ConvNd", module)
     with torch.no_grad():
-        scale = correction.scale.to(in_float64(module.weight).device)
-        module.weight.copy_(in_float64(module.weight) * _beside(scale, module))
-        if module.bias is not None:
+        scale = correction.scale.to(in_float64(layer.weight).device)
+        layer.weight.copy_(in_float64(layer.weight) * _beside(scale, layer))
+        if layer.bias is not None:
             shift = correction.shift.to(scale.device)
-            module.bias.copy_(in_float64(module.bias) * scale + shift)
+            layer.bias.copy_(in_float64(layer.bias) * scale + shift)
 
 
 def reset(norm: _BatchNorm, found: Moments) -> None:
@@ -163,6 +165,8 @@ def _beside(scale: Tensor, module: nn.Linear | _ConvNd) -> Tensor:
     of group g.
     """
     weight = module.weight
+    if is_turned(module):
+        return scale.view(1, -1)
     if not isinstance(module, _ConvTransposeNd):
         return scale.view(-1, *[1] * (weight.dim() - 1))
     inside = scale.view(module.groups, 1, weight.shape[1])

@@ -131,6 +131,14 @@ def test_a_permuted_model_in_codes_is_aligned_once_it_is_dequantised(tmp_path):
     assert all(torch.equal(found[name], tensor) for name, tensor in meant.items())
 
 
+@pytest.mark.parametrize("command", ["align", "verify"])
+def test_codes_beside_weights_are_told_with_what_reads_them(tmp_path, command):
+    save(tmp_path / "a.safetensors", mlp(0))
+    save(tmp_path / "b.safetensors", by_rows(mlp(1))[0])
+    done = rebasin(command, "a.safetensors", "b.safetensors", cwd=tmp_path)
+    assert (done.code, "--dequantize reads them" in done.err) == (3, True)
+
+
 def test_codes_that_a_spec_forgets_do_not_stay_behind_their_scales(tmp_path):
     lines = ["0.bias: [h]", "0.weight_scale: [h, ~]", "2.weight: [~, h]", "2.bias: [~]"]
     spec = "rebasin: 1\ntensors:\n" + "".join(f"  {line}\n" for line in lines)

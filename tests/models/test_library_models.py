@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,8 @@ from torch import nn
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.subject import Example, Subject
 from rebasin_cli.models.target import subject_of_target
+from rebasin_cli.models.transformers.library_names import ignored_names
+from rebasin_cli.models.transformers.transformers_models import finished_subject
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries, at import
@@ -215,6 +219,64 @@ def test_arguments_replace_fields_of_a_configuration(tmp_path: Path) -> None:
     found = subject_of_target(f"hf:{folder(tmp_path, LLAMA)}", model_args={"num_hidden_layers": 1})
     assert "model.layers.1.mlp.up_proj.weight" not in on_meta(found).state_dict()
     assert found.version != subject_of_target(f"hf:{tmp_path}").version
+
+
+def test_numbers_that_json_has_not_are_read_as_transformers_tags_them(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_heads": 4, "head_dim": 8, "vocab_size": 30, "n_groups": 1}
+    limit = {"time_step_limit": [0.0, {"__float__": "Infinity"}]}
+    told = {"model_type": "mamba2", "architectures": ["Mamba2Model"], "num_hidden_layers": 1}
+    model: Any = subject_of_target(f"hf:{folder(tmp_path, {**told, **sizes, **limit})}").build()
+    assert model.config.time_step_limit[1] == float("inf")
+
+
+@pytest.mark.parametrize(("share", "held"), [(0.0, False), (0.05, True)])
+def test_what_stands_for_hidden_frames_is_there_only_where_some_are(
+    tmp_path: Path, share: float, held: bool
+) -> None:
+    pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 5}
+    heard = {"conv_dim": [8], "conv_stride": [2], "conv_kernel": [3], "num_attention_heads": 2}
+    masks = {"mask_time_prob": share, "mask_feature_prob": 0.0, "num_conv_pos_embedding_groups": 2}
+    told = {"model_type": "wav2vec2", "architectures": ["Wav2Vec2Model"]}
+    found = subject_of_target(f"hf:{folder(tmp_path, {**told, **sizes, **heard, **masks})}")
+    assert ("masked_spec_embed" in on_meta(found).state_dict()) is held
+
+
+MARIAN = {
+    "model_type": "marian",
+    "architectures": ["MarianMTModel"],
+    "d_model": 16,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 8,
+    "decoder_ffn_dim": 8,
+    "vocab_size": 30,
+    "pad_token_id": 0,
+    "decoder_start_token_id": 0,
+    "eos_token_id": 1,
+}
+
+
+def test_what_a_class_never_saves_is_a_constant_of_its_model(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    named = subject_of_target(f"hf:{folder(tmp_path, MARIAN)}").build()
+    positions = "model.encoder.embed_positions.weight"
+    for model in (named, finished_subject(named).build()):
+        assert positions not in model.state_dict()
+        assert model.get_buffer(positions).any()
+    assert any(re.search(name, positions) for name in ignored_names(named))
+
+
+def test_a_finished_model_of_transformers_is_fed_by_the_names_of_its_inputs(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.MarianConfig(**MARIAN)
+    found = finished_subject(transformers.MarianMTModel(config))
+    model = found.build()
+    fed = {name for example in found.examples(model) for name in example.kwargs}
+    assert {"input_ids", "decoder_input_ids"} <= fed
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,22 @@ from rebasin_cli.renormalization.correction_methods import renormalize
 from rebasin_cli.renormalization.passes import fold_correction
 from tests.renormalization.families import data, images, seeded, small
 
+
+class Conv1D(nn.Module):
+    """A Linear of GPT-2 in transformers, known by its name: its weight is (in, out)."""
+
+    def __init__(self, inputs, out_channels, bias):
+        super().__init__()
+        self.out_channels = out_channels
+        self.weight = nn.Parameter(torch.randn(inputs, out_channels))
+        self.bias = nn.Parameter(torch.randn(out_channels)) if bias else None
+
+    def forward(self, x):
+        return x @ self.weight + (0 if self.bias is None else self.bias)
+
+
 LAYERS: dict[str, Any] = {
+    "Linear of GPT-2": (lambda b: Conv1D(6, 8, b), (5, 3, 6)),
     "Linear": (lambda b: nn.Linear(6, 8, bias=b), (5, 6)),
     "Linear over places": (lambda b: nn.Linear(6, 8, bias=b), (5, 3, 6)),
     "Conv1d": (lambda b: nn.Conv1d(6, 8, 3, bias=b), (5, 6, 9)),
@@ -55,7 +70,7 @@ def test_a_fold_is_the_layer_with_its_output_corrected(kind, bias):
     build, shape = LAYERS[kind]
     torch.manual_seed(0)
     layer, inputs = build(bias), torch.randn(shape)
-    units = layer.weight.shape[0] if kind[:4] != "Conv" else layer.out_channels
+    units = getattr(layer, "out_channels", layer.weight.shape[0])
     scale = torch.rand(units, dtype=torch.float64) * 2 + 0.5
     shift = torch.randn(units, dtype=torch.float64)
     with torch.no_grad():

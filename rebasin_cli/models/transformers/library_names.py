@@ -6,6 +6,7 @@ tensors without memory, and where its results lie in the model's tensors says al
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,7 +47,13 @@ def stored_windows(model: nn.Module) -> dict[str, Window]:
 def ignored_names(model: nn.Module) -> tuple[str, ...]:
     """Return expressions for tensors in old files that a model of transformers does not need."""
     listed: Sequence[str] = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
-    return tuple(sorted(listed)) if _of_transformers(model) else ()
+    unsaved = map(re.escape, unsaved_names(model))
+    return tuple(sorted([*listed, *unsaved])) if _of_transformers(model) else ()
+
+
+def unsaved_names(model: nn.Module) -> Sequence[str]:
+    """Return the names of a model's tensors that its class does not save."""
+    return getattr(model, "_keys_to_ignore_on_save", None) or ()
 
 
 class _ViewsOnly(TorchFunctionMode):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.models.libraries.optional_packages import optional, version_of
 from rebasin_cli.models.subject import Example, Subject
 from rebasin_cli.models.transformers.example_size import configurations_in
+from rebasin_cli.models.transformers.library_names import unsaved_names
 from rebasin_cli.models.transformers.shrink import shrink_subject, shrunk_ways
 from rebasin_cli.models.transformers.transformers_inputs import (
     Small,
@@ -24,6 +26,7 @@ from rebasin_cli.models.transformers.transformers_inputs import (
 )
 from rebasin_cli.models.trial_run import CPU, quiet
 from rebasin_cli.models.user.construction import cause_of, construct
+from rebasin_cli.models.user.user_model import subject_of
 
 # What a head is good for does not matter; that the model has one does: without, its hidden states
 # are outputs and keep their order.
@@ -47,14 +50,11 @@ HEADS = (
     "SEQUENCE_CLASSIFICATION",
 )
 
-# Nothing kept for a next call. In training: every layer, and short sounds with some frames hidden.
-PLAIN = {
-    "use_cache": False,
-    "layerdrop": 0.0,
-    "mask_time_prob": 0.5,
-    "mask_time_length": 1,
-    "mask_feature_prob": 0.0,
-}
+# Nothing kept for a next call. In training: every layer, and short sounds with some frames hidden,
+# if any are: else a model has nothing to put in their place.
+PLAIN = {"use_cache": False, "layerdrop": 0.0}
+HIDING = {"mask_time_prob": 0.5, "mask_time_length": 1, "mask_feature_prob": 0.0}
+HIDES = ("mask_time_prob", "mask_feature_prob")
 
 CLASSIFIER = "SequenceClassification"
 ENOUGH = 0.9  # of the parameters: a pooler that no head reads is not worth another small model
@@ -70,10 +70,19 @@ def transformers_subject(name: str, fields: Mapping[str, Any]) -> Subject:
         raise UsageError(f"{name}: transformers knows no model_type {kind!r}", hint=hint)
     try:
         with quiet():
-            config = transformers.CONFIG_MAPPING[kind].from_dict(dict(fields))
+            config = transformers.CONFIG_MAPPING[kind].from_dict(_with_floats(fields))
     except Exception as error:  # validation differs from class to class
         raise UsageError(f"{name}: its configuration is refused", detail=cause_of(error)) from error
     return config_subject(name, config)
+
+
+def _with_floats(value: Any) -> Any:
+    """Return a part of a config.json with the numbers that JSON has not, tagged by transformers."""
+    if isinstance(value, Mapping):
+        if value.keys() == {"__float__"}:
+            return float(value["__float__"])
+        return {key: _with_floats(item) for key, item in value.items()}
+    return [_with_floats(item) for item in value] if isinstance(value, list) else value
 
 
 def config_subject(name: str, config: Any) -> Subject:
@@ -94,6 +103,25 @@ def config_subject(name: str, config: Any) -> Subject:
     tiny = Subject(little, again, inputs, version=f"{version} small")
     build = partial(_construct_model, name, architecture, config)
     return Subject(name, build, inputs, small=tiny, version=version)
+
+
+def finished_subject(model: nn.Module | Callable[..., nn.Module]) -> Subject:
+    """Return a finished model, or what builds one.
+
+    A model of transformers is fed as one that is built from its configuration: by what the same
+    class made small accepts.
+    """
+    found, kind = subject_of(model), type(model)
+    if not (isinstance(model, nn.Module) and kind.__module__.startswith("transformers.")):
+        return found
+    small = cache(partial(_small, f"{found.name} (small)", kind, model.config))
+
+    def build() -> nn.Module:
+        own = found.build()
+        _keep_computed(own)
+        return own
+
+    return replace(found, build=build, examples=lambda own: transformers_examples(small(), own))
 
 
 def _small(name: str, architecture: Any, config: Any) -> Small:
@@ -127,13 +155,26 @@ def _built(architecture: Any, config: Any) -> nn.Module:
     for field, value in PLAIN.items():
         _each(ours, field, value)
     for part in configurations_in(ours, ()):
+        if any(getattr(part, field, 0) for field in HIDES):
+            vars(part).update({field: v for field, v in HIDING.items() if hasattr(part, field)})
         if getattr(part, "pad_token_id", 0) is None and CLASSIFIER in architecture.__name__:
             part.pad_token_id = 0  # asked for by batches, and in none of them
     ours._attn_implementation = "eager"
     if hasattr(ours, "_experts_implementation"):
         ours._experts_implementation = "batched_mm"
     model: nn.Module = architecture._from_config(ours, dtype=torch.float32)
+    _keep_computed(model)
     return model
+
+
+def _keep_computed(model: nn.Module) -> None:
+    """Make constants of what a class computes anew and never saves, as Marian's positions."""
+    for name in unsaved_names(model):
+        home, _, leaf = name.rpartition(".")
+        module = model.get_submodule(home)
+        value = getattr(module, leaf).detach()
+        delattr(module, leaf)
+        module.register_buffer(leaf, value, persistent=False)
 
 
 def _each(config: Any, field: str, value: object) -> None:

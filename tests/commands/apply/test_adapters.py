@@ -8,6 +8,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from rebasin_cli.adapters.along_axes import along_axes
+from rebasin_cli.adapters.module_names import module_names
+from rebasin_cli.checkpoint.reader import open_checkpoint
 from rebasin_cli.errors import PermutationError, RebasinWarning, UsageError
 from rebasin_cli.permuted import take
 from tests.cli.harness import rebasin
@@ -202,6 +204,63 @@ def test_what_follows_nothing_is_named_and_refused_or_kept(llama, name, shape, s
     assert done.belonging.kept == (odd,)
     new = load_file(folder / "out" / "adapter_model.safetensors")
     assert torch.equal(new[odd], draw(0, *shape))
+
+
+def test_an_adapter_of_which_no_tensor_can_follow_is_refused_however_many_it_has(llama):
+    folder, state = llama
+    names = [f"base_model.model.{n.removesuffix('.weight')}" for n in state]
+    more = {f"{name}.lokr_{end}": draw(0, 2, 2) for name in names for end in ("w1", "w2", "t2")}
+    write_peft(folder / "lokr", state, [], more=more)
+    done = rebasin("apply", "perm.safetensors", "lokr", cwd=folder)
+    assert (done.code, "LoKr: units are in both factors" in done.err) == (3, True)
+
+
+def test_norms_that_were_tuned_follow_as_whole_tensors(llama):
+    folder, state = llama
+    norm = "model.layers.0.input_layernorm"
+    name = f"base_model.model.{norm}.ln_tuning_layers.weight"
+    write_peft(folder / "tuned", state, [], more={name: state[f"{norm}.weight"]})
+    applied(folder / "tuned", folder / "out", perm=folder / "perm.safetensors")
+    new = load_file(folder / "out" / "adapter_model.safetensors")
+    assert torch.equal(new[name], moved_model(folder / "base.safetensors")[f"{norm}.weight"])
+
+
+def test_adapters_of_a_head_that_is_the_embedding_follow_it(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"n_embd": 8, "n_head": 2, "n_layer": 1, "n_positions": 4, "vocab_size": 11}
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes))
+    model.save_pretrained(tmp_path / "m")
+    perm = write_permutation(tmp_path / "m" / "model.safetensors", "gpt2", {"heads": 2})
+    head, rows = "base_model.model.lm_head", draw(1, 11, RANK)
+    embedding = model.transformer.wte.weight.detach()
+    more = {
+        f"{head}.modules_to_save.weight": embedding.clone(),
+        f"{head}.lora_A.weight": embedding[:RANK].clone(),
+        f"{head}.lora_B.weight": rows,
+    }
+    write_peft(tmp_path / "lora", {}, [], more=more)
+    applied(tmp_path / "lora", tmp_path / "out", perm=perm)
+    new = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    moved = moved_model(tmp_path / "m" / "model.safetensors")["transformer.wte.weight"]
+    assert not torch.equal(moved, embedding)
+    assert torch.equal(new[f"{head}.modules_to_save.weight"], moved)
+    assert torch.equal(new[f"{head}.lora_A.weight"], moved[:RANK])
+    assert torch.equal(new[f"{head}.lora_B.weight"], rows)
+
+
+def test_modules_have_the_names_that_their_class_gives_them(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    text = {**sizes, "model_type": "llama", "num_attention_heads": 2, "vocab_size": 11}
+    seen = {**sizes, "model_type": "clip_vision_model", "num_attention_heads": 2, "image_size": 8}
+    config = transformers.LlavaConfig(text_config=text, vision_config={**seen, "patch_size": 4})
+    transformers.LlavaForConditionalGeneration(config).save_pretrained(tmp_path / "m")
+    with open_checkpoint(tmp_path / "m") as model:
+        names, stored = module_names(model), set(model.names())
+    up = "layers.0.mlp.up_proj.weight"
+    assert names[f"model.language_model.{up}"] == f"language_model.model.{up}"
+    assert names["lm_head.weight"] == "language_model.lm_head.weight"
+    assert set(names.values()) == stored
 
 
 def test_an_older_permutation_file_asks_for_the_model(llama, tmp_path):
