@@ -133,10 +133,12 @@ def trace_subject(found: Subject, choices: Choices, *, recorded: int, fed: str, 
             raise UsageError(
                 f"{found.name} does not run on {fed}", detail=cause_of(complaint), hint=hint
             ) from error
-        if isinstance(error, NotImplementedError):  # of a mode, where an operator takes functions
+        # what torch says of an operator that takes functions; any other is a bug of ours
+        operator, untraceable, _ = str(error).partition(" and mode ")
+        if isinstance(error, NotImplementedError) and untraceable:
             raise UsageError(
                 f"{found.name} calls an operator that no trace can follow",
-                detail=str(error).partition(" and mode ")[0],
+                detail=operator,
                 hint="trace it with another implementation of what it does (attention: 'sdpa'), or "
                 "write its spec",
             ) from error
